@@ -1,0 +1,1 @@
+"""The asking side: what remembers. NumPy and the standard library only, never JAX."""

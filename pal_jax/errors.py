@@ -1,0 +1,26 @@
+"""Mistakes of a user: one sentence each, which main.py prints without a traceback."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """What was given, why it cannot work and what to do instead, in one sentence."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """' (did you mean X?)' for the name closest to `name`, or '' if none is close."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def pick(table: Mapping[str, T], name: str, what: str) -> T:
+    """`table[name]`; raises UserError with the nearest right name and all the others."""
+    if name not in table:
+        raise UserError(
+            f"unknown {what} {name!r}{nearest(name, table)}; there are: {', '.join(sorted(table))}"
+        )
+    return table[name]
