@@ -1,0 +1,405 @@
+"""Data sets as plain arrays with stable sample ids, and the loaders that make them.
+
+Everything is decoded once and kept in memory as uint8 (images) or float32 (features): a batch is
+then one gather by row. Nothing here downloads, unpickles or needs TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pal_jax import pictures
+from pal_jax.errors import UserError, nearest, pick
+
+# Below this spread a channel or feature counts as constant: there is nothing to scale.
+STD_FLOOR = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """n samples in a fixed order; row i of every array is sample i.
+
+    Attributes:
+        name: what `load` was asked for.
+        inputs: uint8 [n, H, W, C] images or float32 [n, d] features.
+        ids: [n] str, unique; the same sample has the same id in every run.
+        labels: [n] int64 in 0 .. len(class_names) - 1, or None where the source has no labels.
+        class_names: one name a class, () without labels.
+        skipped: "file: reason" for every file that could not be used.
+    """
+
+    name: str
+    inputs: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that change with any input, any id, their order, or labels coming or going.
+
+        Label values are left out: they are for oracle and evaluation, and a corrected label does
+        not make the answers about the images void.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        kind = (self.inputs.dtype.str, self.inputs.shape, self.labels is not None)
+        digest.update(repr(kind).encode())
+        digest.update(np.ascontiguousarray(self.inputs).view(np.uint8).data)
+        digest.update("\0".join(self.ids.tolist()).encode())
+        return digest.hexdigest()
+
+
+def take(dataset: Dataset, index: np.ndarray) -> Dataset:
+    """The samples at rows `index` (int or bool array), in that order; `skipped` stays whole."""
+    return dataclasses.replace(
+        dataset,
+        inputs=dataset.inputs[index],
+        ids=dataset.ids[index],
+        labels=None if dataset.labels is None else dataset.labels[index],
+    )
+
+
+def split_off(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """(pool, held_out): round(fraction n) samples drawn by `seed` are held out.
+
+    Both parts keep the order of the data set and share no row. Fraction 0 holds out nothing.
+
+    Raises:
+        UserError: `fraction` is not in [0, 1), or leaves one of the two parts empty.
+    """
+    n = len(dataset)
+    if not 0 <= fraction < 1:
+        raise UserError(f"the held-out fraction must be at least 0 and below 1, not {fraction}")
+    count = round(fraction * n)
+    if fraction and not 0 < count < n:
+        raise UserError(f"holding out a fraction of {fraction} of {n} samples leaves a part empty")
+    held_out = np.zeros(n, bool)
+    held_out[np.random.default_rng(seed).permutation(n)[:count]] = True
+    return take(dataset, ~held_out), take(dataset, held_out)
+
+
+def channel_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, std), float32: [C] of pixels / 255 for uint8 images, [d] for float features.
+
+    A channel or feature that never changes gets std 1, so that dividing by it stays harmless.
+    """
+    if inputs.dtype == np.uint8:
+        # Counting the 256 values is exact, and needs no float copy of the images.
+        counts = np.stack(
+            [np.bincount(c.ravel(), minlength=256) for c in np.moveaxis(inputs, -1, 0)]
+        )
+        values = np.arange(256) / 255
+        weights = counts / counts.sum(axis=1, keepdims=True)
+        mean = weights @ values
+        std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
+    else:
+        mean, std = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
+    std = np.where(std > STD_FLOOR * np.maximum(1, np.abs(mean)), std, 1.0)
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    split: str = "train",
+    limit: int = 0,
+    image_size: int = 64,
+) -> Dataset:
+    """Reads a data set.
+
+    Args:
+        name: `digits` (1,797 real 8x8 images that come with scikit-learn), `tfds:NAME` (any image
+            set that TFDS prepared with file_format="array_record"), `folder:PATH` (image files) or
+            `arrays:FILE.npz` (keys x and, optionally, y).
+        data_dir: folder of the TFDS sets; nothing else reads it.
+        split: a split of the TFDS set; everything else has only "train".
+        limit: keep the first so many samples in the order of the source; 0 keeps all.
+        image_size: side in pixels to which images of differing sizes are cut: those of a folder,
+            and of TFDS sets without a fixed shape.
+
+    Raises:
+        UserError: there is no such source, or nothing in it that can be used.
+    """
+    kind, colon, where = name.partition(":")
+    loader = pick(LOADERS, kind, "data set")
+    if (kind == "digits") == bool(colon) or (colon and not where):
+        raise UserError(f"data set {name!r} must be one of {', '.join(FORMS)}")
+    if kind != "tfds" and split != "train":
+        raise UserError(f"data set {name!r} has no split {split!r}, only 'train'")
+    if limit < 0:
+        raise UserError(f"the limit of samples must be 0 (no limit) or more, not {limit}")
+    if image_size < 1:
+        raise UserError(f"the image size must be at least 1 pixel, not {image_size}")
+    dataset = loader(where, data_dir=data_dir, split=split, limit=limit, image_size=image_size)
+    return dataclasses.replace(dataset, name=name)
+
+
+def _index_ids(n: int) -> np.ndarray:
+    return np.arange(n).astype(str)
+
+
+def _head(dataset: Dataset, limit: int) -> Dataset:
+    return take(dataset, np.arange(min(limit, len(dataset)))) if limit else dataset
+
+
+# ---------------------------------------------------------------------------------------- digits
+
+
+def load_digits(where: str, *, limit: int, **_: Any) -> Dataset:
+    """scikit-learn's digits, its 17 grey values 0 .. 16 spread over 0 .. 255."""
+    from sklearn.datasets import load_digits as read  # half a second that only digits pay
+
+    images, labels = read(return_X_y=True)
+    inputs = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    names = tuple(str(digit) for digit in range(10))
+    dataset = Dataset("digits", inputs, _index_ids(len(inputs)), labels.astype(np.int64), names)
+    return _head(dataset, limit)
+
+
+# ------------------------------------------------------------------------------------------ TFDS
+
+
+def load_tfds(
+    where: str, *, data_dir: str | None, split: str, limit: int, image_size: int
+) -> Dataset:
+    """An image set in the folder layout of TFDS: NAME, NAME/CONFIG or either with :VERSION.
+
+    The builder is made from the folder itself, so a set that is not there cannot start a download,
+    and a set that somebody else defined needs none of their code. Rows follow the (shuffled, but
+    fixed) order of the TFDS files. Ids are the feature `id` where there is one, else the row.
+    """
+    import tensorflow_datasets as tfds  # half a second, and only for those who use it
+
+    folder = _tfds_folder(where, data_dir)
+    builder: Any = tfds.builder_from_directory(folder)
+    pick(builder.info.splits, split, f"split of {where}")
+    features: Any = builder.info.features
+    image_key = _only_key(features, tfds.features.Image, "image")
+    label_key = _only_key(features, tfds.features.ClassLabel, "label")
+    id_key = _only_key(features, tfds.features.Text, "id")
+    if image_key is None:
+        raise UserError(f"{folder} has no image feature, only {', '.join(features)}")
+
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+    with _tfds_errors(folder):
+        source = builder.as_data_source(split=split, decoders=decoders)
+        n = min(limit or len(source), len(source))
+        if not n:
+            raise UserError(f"the split {split!r} of {folder} is empty")
+        records = pictures.progress(_in_batches(source, n), n, f"reading {where}")
+        height, width, channels = features[image_key].shape
+        decode = functools.partial(
+            pictures.decode,
+            size=image_size if height is None or width is None else None,
+            mode="L" if channels == 1 else "RGB",
+        )
+        inputs, rest = _decode_records(records, n, image_key, decode)
+
+    ids = _index_ids(n)
+    if id_key == "id":
+        ids = np.array([record["id"].decode() for record in rest])
+    labels, names = None, ()
+    if label_key is not None:
+        labels = np.array([record[label_key] for record in rest], np.int64)
+        names = tuple(features[label_key].names)
+        if (labels < 0).any():  # how TFDS marks test sets whose labels are kept secret
+            labels, names = None, ()
+    return Dataset(where, inputs, ids, labels, names)
+
+
+def _tfds_folder(where: str, data_dir: str | None) -> Path:
+    """data_dir/NAME[/CONFIG]/VERSION, the newest version unless one is named."""
+    if not data_dir:
+        raise UserError(f"tfds:{where} needs data_dir, the folder that holds the TFDS sets")
+    base = Path(data_dir).expanduser()
+    if not base.is_dir():
+        raise UserError(f"the TFDS folder {base} does not exist")
+    folder = base / where.replace(":", "/")
+    if not folder.is_dir():
+        there = sorted(path.name for path in base.iterdir() if path.is_dir())
+        raise UserError(
+            f"{base} holds no TFDS set {where!r}{nearest(where, there)}; "
+            f"there are: {', '.join(there) or 'none'}"
+        )
+    if (folder / "dataset_info.json").is_file():
+        return folder
+    versions = [path.parent for path in folder.glob("*/dataset_info.json")]
+    if not versions:
+        configs = sorted({path.parent.parent.name for path in folder.glob("*/*/dataset_info.json")})
+        hint = f"; name one of its configs: {', '.join(configs)}" if configs else ""
+        raise UserError(f"{folder} holds no version that TFDS has finished preparing{hint}")
+    return max(versions, key=lambda path: [(len(part), part) for part in path.name.split(".")])
+
+
+def _only_key(features: Any, kind: type, preferred: str) -> str | None:
+    """The top-level feature of this kind: `preferred` if it is one, else the only one there is."""
+    keys = [key for key, feature in features.items() if isinstance(feature, kind)]
+    if preferred in keys:
+        return preferred
+    return keys[0] if len(keys) == 1 else None
+
+
+@contextlib.contextmanager
+def _tfds_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except NotImplementedError as error:
+        raise UserError(
+            f"{folder} was not written as array_record, and reading anything else needs "
+            'TensorFlow; prepare it with file_format="array_record"'
+        ) from error
+    except (OSError, RuntimeError, ValueError, IndexError) as error:
+        raise UserError(f"{folder} cannot be read, a file is missing or broken: {error}") from error
+
+
+def _in_batches(source: Any, n: int, size: int = 1024) -> Iterator[dict[str, Any]]:
+    """The first n records; asking for many at once is what array_record reads fast."""
+    for start in range(0, n, size):
+        yield from source.__getitems__(list(range(start, min(start + size, n))))
+
+
+def _decode_records(
+    records: Iterable[dict[str, Any]],
+    n: int,
+    image_key: str,
+    decode: Callable[[io.BytesIO], np.ndarray],
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """(images uint8 [n, H, W, C], the n records without them).
+
+    One thread: small images spend their time in Python, and were slower to decode with two.
+    """
+    images, rest = np.empty(0, np.uint8), []
+    with pictures.quiet_pillow():
+        for row, record in enumerate(records):
+            image = decode(io.BytesIO(record.pop(image_key)))
+            if not row:
+                images = np.empty((n, *image.shape), np.uint8)
+            images[row] = image
+            rest.append(record)
+    return images, rest
+
+
+# ---------------------------------------------------------------------------------------- folder
+
+
+def load_folder(where: str, *, limit: int, image_size: int, **_: Any) -> Dataset:
+    """Image files (jpg, jpeg, png, webp, bmp) below a folder, as RGB squares of image_size.
+
+    Rows follow the sorted relative paths, which are the ids. Where at least two subfolders hold
+    images and none lies at the top, the subfolder is the label; else there are no labels. What
+    cannot be read is named in `skipped`.
+    """
+    folder = Path(where).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"the image folder {folder} does not exist")
+    paths, left_out = pictures.find(folder)
+    images, rows, broken = pictures.decode_folder(folder, paths[: limit or None], image_size)
+    skipped = (*left_out, *broken)
+    if not len(rows):
+        why = f"; the first of {len(skipped)} skipped is {skipped[0]}" if skipped else ""
+        kinds = ", ".join(suffix[1:] for suffix in pictures.SUFFIXES)
+        raise UserError(f"{folder} has no image that can be read ({kinds}){why}")
+    paths = [paths[row] for row in rows]
+    tops = [path.partition("/")[0] if "/" in path else "" for path in paths]
+    names, labels = np.unique(tops, return_inverse=True)
+    if len(names) < 2 or "" in names:
+        return Dataset(where, images, np.array(paths), skipped=skipped)
+    return Dataset(where, images, np.array(paths), labels.astype(np.int64), tuple(names), skipped)
+
+
+# ---------------------------------------------------------------------------------------- arrays
+
+
+def load_arrays(where: str, *, limit: int, **_: Any) -> Dataset:
+    """An .npz file with x and, optionally, y; ids are the rows.
+
+    x is [n, d] of numbers (features, made float32), or [n, H, W] or [n, H, W, C] with C <= 4 of
+    whole numbers 0 .. 255 (images, made uint8). Float images are refused: whether they run to 1, to
+    255 or are standardised already cannot be told from them. y is [n] of whole numbers or text; its
+    distinct values, sorted, are the classes.
+    """
+    x, y = _read_npz(Path(where).expanduser())
+    if not x.ndim or not len(x):
+        raise UserError(f"x of {where} holds no samples (its shape is {x.shape})")
+    inputs = _features(x, where) if x.ndim == 2 else _images(x, where)
+    labels, names = None, ()
+    if y is not None:
+        if y.shape != (len(x),):
+            raise UserError(f"y of {where} must be one label a sample, [{len(x)}], not {y.shape}")
+        if y.dtype.kind not in "iubU":
+            raise UserError(f"y of {where} must hold whole numbers or text, not {y.dtype}")
+        values, labels = np.unique(y, return_inverse=True)
+        labels, names = labels.astype(np.int64), tuple(str(value) for value in values)
+    return _head(Dataset(where, inputs, _index_ids(len(x)), labels, names), limit)
+
+
+def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    if not path.is_file():
+        raise UserError(f"the array file {path} does not exist")
+    try:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise UserError(
+                f"{path} is not an .npz file; write it with numpy.savez(path, x=x, y=y)"
+            )
+        with file:
+            if "x" not in file:
+                raise UserError(f"{path} has no array x, only: {', '.join(file) or 'nothing'}")
+            return file["x"], file.get("y")
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read as a plain .npz file: {error}") from error
+
+
+def _features(x: np.ndarray, where: str) -> np.ndarray:
+    if x.dtype.kind not in "iubf" or not x.shape[1]:
+        raise UserError(f"features of {where} must be numbers, not {x.dtype} {x.shape}")
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, found below
+        features = x.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"x of {where} has NaN or infinite values in {len(bad)} rows, such as {bad[0]}"
+        )
+    return features
+
+
+def _images(x: np.ndarray, where: str) -> np.ndarray:
+    images = x[..., None] if x.ndim == 3 else x
+    if images.ndim != 4 or 0 in images.shape or images.shape[-1] > 4:
+        raise UserError(
+            f"x of {where} must be features [n, d] or images [n, H, W, C] with 1 to 4 channels "
+            f"last, not {x.shape}"
+        )
+    if x.dtype.kind not in "iu" or images.min() < 0 or images.max() > 255:
+        raise UserError(
+            f"images of {where} must be whole numbers 0 .. 255 (uint8), not {x.dtype} from "
+            f"{images.min()} to {images.max()}"
+        )
+    return images.astype(np.uint8)
+
+
+LOADERS: dict[str, Callable[..., Dataset]] = {
+    "digits": load_digits,
+    "tfds": load_tfds,
+    "folder": load_folder,
+    "arrays": load_arrays,
+}
+FORMS = ("digits", "tfds:NAME", "folder:PATH", "arrays:FILE.npz")
