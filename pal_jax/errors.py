@@ -24,3 +24,7 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
             f"unknown {what} {name!r}{nearest(name, table)}; there are: {', '.join(sorted(table))}"
         )
     return table[name]
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop
+    """The run was asked to stop (Ctrl-C, SIGTERM); what it needs to go on is on disk."""

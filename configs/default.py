@@ -1,0 +1,86 @@
+"""Every option of pal_jax, once, with its unit and meaning. Experiments are a few lines on top."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults: PAL on scikit-learn's digits."""
+    c: Any = ConfigDict()
+    c.seed = 0  # of everything that is drawn: weights, views, batches, questions, noise
+
+    c.data = ConfigDict()
+    c.data.name = "digits"  # digits | tfds:NAME | folder:PATH | arrays:FILE.npz
+    c.data.data_dir = ""  # where TFDS data sets lie; nothing is ever downloaded
+    c.data.split = "train"  # TFDS split that is learned from
+    c.data.test_split = ""  # TFDS split held out for kNN and probe; "" = data.holdout decides
+    c.data.holdout = 0.0  # fraction of the samples held out for kNN and probe, in [0, 1)
+    c.data.limit = 0  # the first so many samples only; 0 = all
+    c.data.image_size = 64  # pixels; pictures of several sizes are cut to squares of this side
+
+    c.views = ConfigDict()
+    c.views.count = 2  # views a sample
+    c.views.rotate = 15.0  # degrees, at most, either way
+    c.views.zoom = 0.15  # relative change of scale, at most, either way
+    c.views.shift = 0.1  # fraction of the side, at most, either way
+    c.views.flip = 0.0  # probability of a mirror image
+    c.views.brightness = 0.2  # added, in units of the full range, at most, either way
+    c.views.contrast = 0.2  # relative change, at most, either way
+    c.views.saturation = 0.0  # relative change, at most, either way; colour images
+    c.views.grayscale = 0.0  # probability of losing all colour
+    c.views.noise = 0.1  # Gaussian, standard deviations of the channel or feature
+    c.views.dropout = 0.1  # features only: probability that one is set to its mean
+
+    c.graph = ConfigDict()
+    c.graph.labelled = 0.0  # labels known from the start: fraction up to 1, count above; 0 = none
+    c.graph.related = 0.5  # share of a batch drawn from samples known to be alike to another
+
+    c.model = ConfigDict()
+    c.model.encoder = "convnet"  # mlp | convnet | resnet18 | resnet50 | vit_s
+    c.model.width = 64  # channels of the first stage (convnet), of the hidden layers (mlp)
+    c.model.stem = "cifar"  # cifar | imagenet; ResNets only
+    c.model.projector = (256, 2, 128)  # hidden width, layers, output width
+    c.model.dtype = "float32"  # float32 | bfloat16, of the computation; weights are float32
+
+    c.loss = ConfigDict()
+    c.loss.name = "vicreg"  # a name of pal_jax.experiment.LOSSES; its weights stand below
+    c.loss.vicreg = ConfigDict({"invariance": 25.0, "variance": 25.0, "covariance": 1.0})
+    c.loss.simclr = ConfigDict({"temperature": 0.5})
+    c.loss.barlow_twins = ConfigDict({"offdiagonal": 5e-3})
+
+    c.oracle = ConfigDict()
+    c.oracle.name = "labels"  # labels | noisy | file | program | none (nothing is asked)
+    c.oracle.flip = 0.1  # noisy: probability that an answer is wrong
+    c.oracle.file = ""  # file: answers in the format of answers.jsonl
+    c.oracle.command = ""  # program: reads questions, writes answers, a JSON line each
+    c.oracle.timeout = 600.0  # program: seconds for one call
+
+    c.asking = ConfigDict()
+    c.asking.strategy = "posterior"  # a name of pal_jax.experiment.STRATEGIES
+    c.asking.budget = 400  # judgements: yes/no answers that may be bought, audit included
+    c.asking.audit = 40  # judgements of the budget that go into the final audit
+    c.asking.per_round = 0  # judgements bought a round; 0 = the budget spread evenly
+    c.asking.at_once = 1  # judgements proposed before any of their answers is seen
+    c.asking.candidates = 1  # of a question: 1 = pairs, M = "which of these M are like this one?"
+    c.asking.error_rate = 0.0  # probability that an answer is wrong, as the engine believes
+
+    c.train = ConfigDict()
+    c.train.rounds = 10  # embed, ask, train; the first round asks nothing
+    c.train.steps = 1000  # optimiser steps in all, split evenly over the rounds
+    c.train.batch_size = 256  # samples a step, over all devices
+    c.train.optimizer = "adamw"  # adamw | sgd | lars
+    c.train.learning_rate = 1e-3  # at its peak
+    c.train.warmup_steps = 50  # of linear rise from 0; a cosine takes it back to 0
+    c.train.weight_decay = 1e-4  # of weight matrices and kernels; never of biases and norms
+    c.train.log_every = 10  # steps
+
+    c.evaluate = ConfigDict()
+    c.evaluate.neighbours = 10  # k of the kNN accuracy
+    c.evaluate.batch_size = 512  # samples embedded at a time, over all devices
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 200  # steps; a round's end and a stop signal save too
+    c.checkpoint.keep = 2  # newest checkpoints that stay on disk
+    c.checkpoint.free = 1.0  # GiB that must be free where the workdir lies, or nothing starts
+    return c

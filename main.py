@@ -1,0 +1,59 @@
+"""python main.py --config=configs/pal_active.py [--workdir=DIR] [--config.KEY=VALUE ...]
+
+Runs an experiment, or goes on with it where it stopped. Exit status: 0 done; 2 a mistake of the
+user, told in one sentence; 130 interrupted, everything needed to go on is saved.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from pal_jax.errors import Interrupted, UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment, for example configs/pal_active.py.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where all files go; runs/NAME by default.")
+
+
+def parse(argv: list[str]) -> tuple[ConfigDict, str]:
+    """The config and the workdir that a command line asks for; a UserError says what is wrong."""
+    path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
+    if path is None:
+        raise UserError("no experiment given; try --config=configs/pal_active.py")
+    if not Path(path).is_file():
+        known = ", ".join(sorted(p.stem for p in Path("configs").glob("*.py")))
+        raise UserError(f"--config={path} is no file; configs/ holds: {known}")
+    try:
+        stray = flags.FLAGS(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        sentence = " ".join(str(error).split()).strip("'\"")
+        raise UserError(f"the command line does not fit {path}: {sentence}") from None
+    if stray:
+        raise UserError(f"stray argument {stray[0]!r}; options look like --config.seed=1")
+    if not isinstance(_CONFIG.value, ConfigDict):
+        raise UserError(f"--config={path} has no get_config() that returns a ConfigDict")
+    return _CONFIG.value, _WORKDIR.value or f"runs/{Path(path).stem}"
+
+
+def main(argv: list[str]) -> int:
+    try:
+        config, workdir = parse(argv)
+        # JAX takes a second to import: not before the command line is known to be right.
+        from pal_jax import experiment, run
+
+        with run.stop_on_signals() as stop:
+            run.execute(experiment.build(config, workdir), stop)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

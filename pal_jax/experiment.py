@@ -1,0 +1,465 @@
+"""From a config to the objects of a run. The only module that reads configs.
+
+Names become functions here, through the tables below, and nowhere else.
+"""
+
+import functools
+import importlib.metadata
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pal_jax import (
+    data,
+    export,
+    losses,
+    models,
+    sharding,
+    spectral,
+    train,
+    views,
+    workdir,
+)
+from pal_jax.active import oracles, strategies
+from pal_jax.active.journal import Journal
+from pal_jax.active.questions import Answer, Oracle
+from pal_jax.active.sampler import Sampler
+from pal_jax.errors import UserError, pick
+from pal_jax.run import Asking, Run
+
+# A locked ml_collections.ConfigDict, whose attributes no type checker knows.
+Config = Any
+
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "vicreg": losses.vicreg,
+    "simclr": losses.simclr,
+    "barlow_twins": losses.barlow_twins,
+    "spectral_contrastive": spectral.spectral_contrastive,
+    "vicreg_squared": spectral.vicreg_squared,
+    "barlow_twins_squared": spectral.barlow_twins_squared,
+}
+# Losses whose moments are of each view on its own.
+_PER_VIEW = ("vicreg", "barlow_twins")
+
+# key -> (least, most) of what may stand there; every other check needs more than one value.
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1),
+    "data.holdout": (0.0, 0.9),
+    "data.limit": (0, math.inf),
+    "data.image_size": (4, 1024),
+    "views.count": (2, 16),
+    "views.rotate": (0.0, 180.0),
+    "views.zoom": (0.0, 0.9),
+    "views.shift": (0.0, 1.0),
+    "views.flip": (0.0, 1.0),
+    "views.brightness": (0.0, 1.0),
+    "views.contrast": (0.0, 1.0),
+    "views.saturation": (0.0, 1.0),
+    "views.grayscale": (0.0, 1.0),
+    "views.noise": (0.0, math.inf),
+    "views.dropout": (0.0, 0.95),
+    "graph.labelled": (0.0, math.inf),
+    "graph.related": (0.0, 1.0),
+    "model.width": (1, 8192),
+    "oracle.flip": (0.0, 0.49),
+    "oracle.timeout": (0.1, math.inf),
+    "asking.budget": (1, math.inf),
+    "asking.audit": (0, math.inf),
+    "asking.per_round": (0, math.inf),
+    "asking.at_once": (1, math.inf),
+    "asking.candidates": (1, 64),
+    "asking.error_rate": (0.0, 0.49),
+    "train.rounds": (1, math.inf),
+    "train.steps": (1, math.inf),
+    "train.batch_size": (2, math.inf),
+    "train.learning_rate": (1e-12, math.inf),
+    "train.warmup_steps": (0, math.inf),
+    "train.weight_decay": (0.0, 1.0),
+    "train.log_every": (1, math.inf),
+    "evaluate.neighbours": (1, math.inf),
+    "evaluate.batch_size": (1, math.inf),
+    "checkpoint.every": (1, math.inf),
+    "checkpoint.keep": (1, math.inf),
+    "checkpoint.free": (0.0, math.inf),
+}
+
+
+def build(config: Config, folder: str) -> Run:
+    """All objects of the run that `config` describes, in the workdir `folder`.
+
+    Everything is checked before anything is written: a mistake leaves the disk as it was.
+
+    Raises:
+        UserError: a value, a file or the workdir cannot work; says which, why, and what to do.
+    """
+    check(config)
+    pool, held_out = build_data(config)
+    mesh = sharding.data_mesh()
+    check_sizes(config, len(pool.inputs), mesh.size)
+    make_oracle = build_oracle(config, pool.labels)
+    known = known_labels(pool.labels, config.graph.labelled, config.seed)
+    plan = build_plan(config)
+    identity = {
+        "config": workdir.flatten(config.to_dict()),
+        "data": {"samples": len(pool.inputs), "fingerprint": pool.fingerprint},
+    }
+    path = workdir.check(folder, identity, free=config.checkpoint.free)
+
+    mean, std = data.channel_statistics(pool.inputs)
+    prepare = functools.partial(views.normalise, mean=mean, std=std)
+    model = build_model(config)
+    optimizer = build_optimizer(config)
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+    sample = prepare(jnp.asarray(pool.inputs[:2]))
+    state = train.init_state(jax.jit(model.init)(init_key, sample), optimizer, mesh)
+    step = functools.partial(
+        train.train_step,
+        views=build_views(config, mean, std, images=pool.inputs.ndim == 4),
+        apply=model.apply,
+        loss=build_loss(config),
+        optimizer=optimizer,
+    )
+    embed = functools.partial(
+        train.make_embed, model.apply, prepare, mesh=mesh, batch_size=config.evaluate.batch_size
+    )
+
+    path.mkdir(parents=True, exist_ok=True)
+    export.write_json(path / workdir.IDENTITY_FILE, identity)
+    journal = Journal(path / "journal.sqlite")
+    sampler = functools.partial(build_sampler, config, len(pool.inputs), known)
+    return Run(
+        workdir=path,
+        identity=identity,
+        facts=facts(config),
+        pool=pool,
+        held_out=held_out,
+        asking=Asking(
+            sampler(strategy=config.asking.strategy, journal=journal),
+            make_oracle(journal.answers()) if make_oracle else None,
+        ),
+        baseline=(
+            Asking(sampler(strategy="random", journal=None), make_oracle([]))
+            if make_oracle and config.oracle.name in _SIMULATED
+            else None
+        ),
+        state=state,
+        key=run_key,
+        step=train.compile_step(step, mesh),
+        embed=embed(inputs=pool.inputs),
+        embed_held_out=None if held_out is None else embed(inputs=held_out.inputs),
+        plan=plan,
+        audit=config.asking.audit if make_oracle else 0,
+        neighbours=config.evaluate.neighbours,
+        keep=config.checkpoint.keep,
+    )
+
+
+def check(config: Config) -> None:
+    """Raises UserError for a value that can never work, whatever the data."""
+    values = workdir.flatten(config.to_dict())
+    asks = config.oracle.name != "none"
+    for key, (least, most) in _RANGES.items():
+        if key.startswith("asking.") and not asks:
+            continue
+        if not least <= values[key] <= most:
+            bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
+            raise UserError(f"config.{key}={values[key]} cannot work; it must be {bounds}")
+    for table, key in (
+        (LOSSES, "loss.name"),
+        (models.ENCODERS, "model.encoder"),
+        (ORACLES | {"none": None}, "oracle.name"),
+        (STRATEGIES, "asking.strategy"),
+        (OPTIMIZERS, "train.optimizer"),
+    ):
+        pick(table, values[key], f"config.{key}")
+    if config.train.warmup_steps >= config.train.steps:
+        raise UserError(
+            f"config.train.warmup_steps={config.train.warmup_steps} leaves nothing of "
+            f"config.train.steps={config.train.steps}; make it smaller"
+        )
+    if config.train.steps % config.train.rounds:
+        raise UserError(
+            f"config.train.steps={config.train.steps} does not divide into "
+            f"config.train.rounds={config.train.rounds} rounds; make it a multiple"
+        )
+    if asks:
+        _check_asking(config)
+
+
+def _check_asking(config: Config) -> None:
+    asking, rounds = config.asking, config.train.rounds
+    if rounds < 2:
+        raise UserError(
+            "config.train.rounds=1 leaves no round to ask in (the first one asks nothing); "
+            "take at least 2, or config.oracle.name=none"
+        )
+    if asking.audit >= asking.budget:
+        raise UserError(
+            f"config.asking.audit={asking.audit} leaves nothing of "
+            f"config.asking.budget={asking.budget}; raise the budget or lower the audit"
+        )
+    if asking.candidates > asking.budget - asking.audit:
+        raise UserError(
+            f"config.asking.candidates={asking.candidates} is more than the "
+            f"{asking.budget - asking.audit} judgements of the budget; ask about fewer"
+        )
+    if asking.per_round and asking.per_round * (rounds - 1) < asking.budget - asking.audit:
+        raise UserError(
+            f"config.asking.per_round={asking.per_round} in {rounds - 1} rounds spends less than "
+            f"config.asking.budget={asking.budget}; take more a round or more rounds, or 0 to "
+            "spread the budget evenly"
+        )
+
+
+def check_sizes(config: Config, samples: int, devices: int) -> None:
+    """Raises UserError where batches do not fit the data or the devices."""
+    for key, size in (
+        ("train.batch_size", config.train.batch_size),
+        ("evaluate.batch_size", config.evaluate.batch_size),
+    ):
+        if size % devices:
+            raise UserError(
+                f"config.{key}={size} does not split over {devices} devices; make it a multiple"
+            )
+    if config.train.batch_size > samples:
+        raise UserError(
+            f"config.train.batch_size={config.train.batch_size} is more than the {samples} "
+            f"samples of {config.data.name}; make it at most that"
+        )
+
+
+def build_data(config: Config) -> tuple[data.Dataset, data.Dataset | None]:
+    """(samples to learn from, samples held out for evaluation or None)."""
+    load = functools.partial(
+        data.load,
+        config.data.name,
+        data_dir=config.data.data_dir or None,
+        image_size=config.data.image_size,
+    )
+    pool = load(split=config.data.split, limit=config.data.limit)
+    if config.data.test_split:
+        return pool, load(split=config.data.test_split)
+    if config.data.holdout:
+        return data.split_off(pool, config.data.holdout, config.seed)
+    return pool, None
+
+
+def known_labels(labels: np.ndarray | None, amount: float, seed: int) -> np.ndarray | None:
+    """[n] labels known from the start, -1 where unknown; None when none are.
+
+    Args:
+        labels: [n] true labels or None.
+        amount: a fraction of the samples up to 1, a count above; drawn class by class in turn,
+            so that every class has its share.
+    """
+    if amount == 0:
+        return None
+    if labels is None:
+        raise UserError(
+            f"config.graph.labelled={amount:g} needs labels, and the data set has none; "
+            "set it to 0, or give labels (class subfolders, or y in the npz)"
+        )
+    count = round(amount * len(labels)) if amount <= 1 else round(amount)
+    if count > len(labels):
+        raise UserError(
+            f"config.graph.labelled={amount:g} is more than the {len(labels)} samples; "
+            "give a fraction up to 1 or a smaller count"
+        )
+    shuffled = np.random.default_rng([seed, 1]).permutation(len(labels))
+    # Rank of each sample among those of its class, in shuffled order.
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
+    rank = np.arange(len(labels)) - np.repeat(starts, sizes)
+    chosen = by_class[np.argsort(rank, kind="stable")[:count]]
+    known = np.full(len(labels), -1, np.int64)
+    known[chosen] = labels[chosen]
+    return known
+
+
+def build_views(
+    config: Config, mean: np.ndarray, std: np.ndarray, *, images: bool
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """(key, inputs [B, ...]) -> [views B, ...] float32, view-major."""
+    v = config.views
+    common: dict[str, Any] = {"count": v.count, "mean": mean, "std": std, "noise": v.noise}
+    if not images:
+        return functools.partial(views.feature_views, **common, dropout=v.dropout)
+    return functools.partial(
+        views.image_views,
+        **common,
+        rotate=v.rotate,
+        zoom=v.zoom,
+        shift=v.shift,
+        flip=v.flip,
+        brightness=v.brightness,
+        contrast=v.contrast,
+        saturation=v.saturation,
+        grayscale=v.grayscale,
+    )
+
+
+def build_model(config: Config) -> models.Model:
+    m = config.model
+    return models.build(
+        m.encoder, width=m.width, stem=m.stem, projector=tuple(m.projector), dtype=m.dtype
+    )
+
+
+def build_loss(config: Config) -> Callable[..., jax.Array]:
+    """(z [N, K], graph) -> scalar, with the weights of the config bound."""
+    name = config.loss.name
+    options = dict(config.loss[name]) if name in config.loss else {}
+    if name in _PER_VIEW:
+        options["views"] = config.views.count
+    return functools.partial(pick(LOSSES, name, "config.loss.name"), **options)
+
+
+def _matrices(params: Any) -> Any:
+    """Which parameters decay: matrices and kernels, not biases and norms."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransformation]] = {
+    "adamw": lambda rate, decay: optax.adamw(rate, weight_decay=decay, mask=_matrices),
+    "sgd": lambda rate, decay: optax.chain(
+        optax.add_decayed_weights(decay, _matrices), optax.sgd(rate, momentum=0.9)
+    ),
+    "lars": lambda rate, decay: optax.lars(
+        rate, weight_decay=decay, weight_decay_mask=_matrices, trust_ratio_mask=_matrices
+    ),
+}
+
+
+def build_optimizer(config: Config) -> optax.GradientTransformation:
+    t = config.train
+    rate = optax.warmup_cosine_decay_schedule(0.0, t.learning_rate, t.warmup_steps, t.steps)
+    return pick(OPTIMIZERS, t.optimizer, "config.train.optimizer")(rate, t.weight_decay)
+
+
+# Oracles that know the true labels: random questions can be put to them for comparison.
+_SIMULATED = ("labels", "noisy")
+
+STRATEGIES = {"random": strategies.random_pairs, "posterior": strategies.posterior}
+
+History = Sequence[Answer]
+OracleMaker = Callable[[History], Oracle]
+
+
+def _labels_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker:
+    if labels is None:
+        raise UserError(
+            f"config.oracle.name={config.oracle.name} answers from labels, and "
+            f"{config.data.name} has none; give labels, or take the file or program oracle"
+        )
+    oracle = oracles.LabelOracle(labels)
+    return lambda history: oracle
+
+
+def _noisy_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker:
+    inner = _labels_oracle(config, labels)
+    flip, seed = config.oracle.flip, config.seed
+    return lambda history: oracles.NoisyOracle(inner(history), flip, seed, history=history)
+
+
+def _file_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker:
+    if not config.oracle.file:
+        raise UserError("config.oracle.name=file needs config.oracle.file=ANSWERS.jsonl")
+    oracle = oracles.FileOracle(Path(config.oracle.file))
+    return lambda history: oracle
+
+
+def _program_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker:
+    if not config.oracle.command:
+        raise UserError("config.oracle.name=program needs config.oracle.command='PROGRAM ARGS'")
+    oracle = oracles.ProgramOracle(config.oracle.command, timeout=config.oracle.timeout)
+    return lambda history: oracle
+
+
+ORACLES: dict[str, Callable[[Config, np.ndarray | None], OracleMaker]] = {
+    "labels": _labels_oracle,
+    "noisy": _noisy_oracle,
+    "file": _file_oracle,
+    "program": _program_oracle,
+}
+
+
+def build_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker | None:
+    """(answers already given) -> oracle, or None when nothing is asked.
+
+    The answers given count because a noisy oracle's errors depend on how often it was asked.
+    """
+    if config.oracle.name == "none":
+        return None
+    return pick(ORACLES, config.oracle.name, "config.oracle.name")(config, labels)
+
+
+def build_sampler(
+    config: Config,
+    samples: int,
+    known: np.ndarray | None,
+    *,
+    strategy: str,
+    journal: Journal | None,
+) -> Sampler:
+    a = config.asking
+    return Sampler(
+        samples,
+        budget=0 if config.oracle.name == "none" else a.budget,
+        seed=config.seed,
+        strategy=pick(STRATEGIES, strategy, "config.asking.strategy"),
+        journal=journal,
+        error_rate=a.error_rate,
+        known=known,
+        candidates=a.candidates,
+        related=config.graph.related,
+    )
+
+
+def build_plan(config: Config) -> train.Plan:
+    t, a = config.train, config.asking
+    judgements = a.per_round or math.ceil((a.budget - a.audit) / max(1, t.rounds - 1))
+    return train.Plan(
+        rounds=t.rounds,
+        steps=t.steps // t.rounds,
+        batch_size=t.batch_size,
+        judgements=judgements,
+        # A question with many candidates costs as many judgements, and is asked whole.
+        at_once=max(a.at_once, a.candidates),
+        log_every=t.log_every,
+        save_every=config.checkpoint.every,
+    )
+
+
+def facts(config: Config) -> dict[str, str]:
+    """What it takes to run this again: versions, devices, seed, commit."""
+    version = importlib.metadata.version
+    device = jax.devices()[0]
+    return {
+        "seed": str(config.seed),
+        "commit": _commit(),
+        "Python": platform.python_version(),
+        "JAX": version("jax"),
+        "Flax": version("flax"),
+        "Optax": version("optax"),
+        "NumPy": version("numpy"),
+        "devices": f"{jax.device_count()} x {device.device_kind}",
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _commit() -> str:
+    """The commit of this source tree, 'not in git' where there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not in git"

@@ -1,0 +1,307 @@
+"""One run in its workdir: restore, fit, measure, and write what a user takes home."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from pal_jax import evaluate, export, report, train
+from pal_jax.active.questions import Oracle
+from pal_jax.active.sampler import Sampler
+from pal_jax.checkpoint import Checkpoints
+from pal_jax.data import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """A sampler and who answers it."""
+
+    sampler: Sampler
+    oracle: Oracle | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything a run needs, built and checked, with nothing written yet.
+
+    workdir: its folder. identity: what config.json says, nested and JSON-able. facts: versions,
+    devices, commit, for the report. pool: the samples that are learned from. held_out: samples
+    that only evaluation sees, or None. asking: the questions. baseline: random questions to the
+    same oracle, for the report's comparison, or None. embed, embed_held_out: see
+    train.make_embed. audit: judgements of the final audit. neighbours: k of kNN. keep: newest
+    checkpoints kept.
+    """
+
+    workdir: Path
+    identity: dict[str, Any]
+    facts: dict[str, str]
+    pool: Dataset
+    held_out: Dataset | None
+    asking: Asking
+    baseline: Asking | None
+    state: train.TrainState
+    key: jax.Array
+    step: train.Step
+    embed: train.Embed
+    embed_held_out: train.Embed | None
+    plan: train.Plan
+    audit: int
+    neighbours: int
+    keep: int
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C or SIGTERM asks the run to stop; a second one stops it at once."""
+    asked = False
+
+    def remember(number, frame):
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("stopping after this step; once more stops at once", file=sys.stderr)
+
+    before = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
+    """Runs to the end, from the newest checkpoint if there is one, and returns the summary.
+
+    Writes into the workdir: metrics.jsonl, tensorboard/, checkpoints/ on the way; answers.jsonl,
+    partition.csv, embeddings.npz, summary.json and report.html at the end. What a stopped and
+    continued run writes equals, bit for bit, what a run that never stopped writes, but for the
+    seconds it took.
+
+    Raises:
+        Interrupted: `stop` said so; the newest checkpoint and the journal are on disk.
+    """
+    checkpoints = Checkpoints(run.workdir / "checkpoints", keep=run.keep)
+    state, progress = checkpoints.restore(run.state) or (run.state, None)
+    record = Record(run.workdir, progress)
+    if progress is not None:
+        run.asking.sampler.load_state_dict(progress["sampler"])
+        if run.baseline is not None:
+            run.baseline.sampler.load_state_dict(progress["baseline"])
+
+    def save(state: train.TrainState) -> None:
+        baseline = None if run.baseline is None else run.baseline.sampler.state_dict()
+        progress = {"sampler": run.asking.sampler.state_dict(), "baseline": baseline}
+        checkpoints.save(int(state.step), state, progress | record.to_dict())
+
+    total = run.plan.rounds * run.plan.steps
+    with contextlib.closing(record), _bar(total, int(state.step)) as bar:
+        tqdm.write(_HEADER)
+        for row in record.rounds():
+            tqdm.write(_format(row))
+
+        def measure(round_number, state, embeddings):
+            row = _measure(run, round_number, state, embeddings[0], record)
+            record.add(row)
+            tqdm.write(_format(row))
+
+        hooks = train.Hooks(
+            measure=measure,
+            save=save,
+            progress=bar.update,
+            log=lambda step, metrics: record.add({"step": step} | metrics),
+            stop=stop,
+        )
+        asking = run.asking
+        state = train.fit(
+            state,
+            run.key,
+            asking.sampler,
+            asking.oracle,
+            run.pool.inputs,
+            step=run.step,
+            embed=run.embed,
+            plan=run.plan,
+            hooks=hooks,
+        )
+    summary = _finish(run, state, record)
+    checkpoints.close()
+    return summary
+
+
+class Record:
+    """What has been measured so far: the lines of metrics.jsonl, and the seconds it took.
+
+    The lines travel in every checkpoint, so the file can be put back to what it was there.
+    """
+
+    def __init__(self, folder: Path, progress: dict[str, Any] | None):
+        saved = progress or {"lines": [], "baseline_rows": [], "seconds": 0.0}
+        self.lines: list[dict[str, Any]] = list(saved["lines"])
+        self.baseline_rows: list[dict[str, Any]] = list(saved["baseline_rows"])
+        self._seconds, self._started = saved["seconds"], time.monotonic()
+        path = folder / "metrics.jsonl"
+        export.write_text(path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        self._file = path.open("a")
+        step = self.lines[-1]["step"] + 1 if self.lines else 0
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def add(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        kind = "round" if "round" in line else "train"
+        for name, value in line.items():
+            if name not in ("step", "round"):
+                self._events.add_scalar(f"{kind}/{name}", value, line["step"])
+
+    def rounds(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines if "round" in line]
+
+    def losses(self) -> list[tuple[int, float]]:
+        return [(line["step"], line["loss"]) for line in self.lines if "round" not in line]
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds + time.monotonic() - self._started
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "lines": self.lines,
+            "baseline_rows": self.baseline_rows,
+            "seconds": self.seconds,
+        }
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def _measure(
+    run: Run, round_number: int, state: train.TrainState, h: np.ndarray, record: Record
+) -> dict[str, Any]:
+    """The row of one round; brings the baseline to as many judgements on the same embedding."""
+    sampler, labels = run.asking.sampler, run.pool.labels
+    groups = sampler.partition(h).groups
+    step = int(state.step) - 1
+    losses = [loss for at, loss in record.losses() if at > step - run.plan.steps]
+    row: dict[str, Any] = {
+        "round": round_number,
+        "step": step,
+        "judgements": sampler.spent,
+        "groups": int(groups.max()) + 1,
+    }
+    if labels is not None:
+        row |= evaluate.partition_scores(groups, labels)
+        row["knn_accuracy"] = evaluate.knn_accuracy(
+            h, labels, *_test_set(run, state), k=run.neighbours
+        )
+    row["effective_rank"] = evaluate.effective_rank(h)
+    row["loss"] = float(np.mean(losses))
+    if run.baseline is not None and labels is not None:
+        other = run.baseline.sampler
+        if sampler.spent > other.spent:
+            other.ask(run.baseline.oracle, h, sampler.spent - other.spent)
+        scores = evaluate.partition_scores(other.partition(h).groups, labels)
+        record.baseline_rows.append({"judgements": other.spent} | scores)
+    return row
+
+
+def _test_set(run: Run, state: train.TrainState) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(h, labels) of the held-out samples, or (None, None): evaluate leaves one out, then."""
+    if run.held_out is None or run.embed_held_out is None:
+        return None, None
+    return run.embed_held_out(state)[0], run.held_out.labels
+
+
+def _finish(run: Run, state: train.TrainState, record: Record) -> dict[str, Any]:
+    """The final audit, and every file that a user takes home."""
+    sampler = run.asking.sampler
+    h, z = run.embed(state)
+    summary: dict[str, Any] = {"samples": len(h)}
+    if run.asking.oracle is not None and run.audit:
+        audit = sampler.audit(run.asking.oracle, h, run.audit)
+        summary |= {
+            "estimated_accuracy": audit.accuracy,
+            "estimated_accuracy_low": audit.low,
+        }
+    partition = sampler.partition(h)
+    groups = partition.groups
+    summary |= {"judgements": sampler.spent, "groups": int(groups.max()) + 1}
+    labels = run.pool.labels
+    if labels is not None:
+        test = _test_set(run, state)
+        summary |= evaluate.partition_scores(groups, labels)
+        summary["knn_accuracy"] = evaluate.knn_accuracy(h, labels, *test, k=run.neighbours)
+        summary["probe_accuracy"] = evaluate.logistic_probe(h, labels, *test)
+        summary["ridge_accuracy"] = evaluate.ridge_probe(h, labels, *test)
+    summary["effective_rank"] = evaluate.effective_rank(h)
+    summary["seconds"] = round(record.seconds, 1)
+
+    folder = run.workdir
+    export.write_answers(folder / "answers.jsonl", sampler.answers)
+    export.write_partition(folder / "partition.csv", run.pool.ids, groups, partition.probability)
+    export.write_embeddings(folder / "embeddings.npz", run.pool.ids, h, z)
+    report.write(folder / "report.html", _report(run, record, summary, partition, h))
+    export.write_json(folder / "summary.json", summary)
+    return summary
+
+
+_COLUMNS = {
+    "round": ("round", "d"),
+    "judgements": ("judgements", "d"),
+    "groups": ("groups", "d"),
+    "partition_accuracy": ("partition accuracy", ".4f"),
+    "knn_accuracy": ("kNN accuracy", ".4f"),
+    "loss": ("loss", ".4f"),
+}
+_HEADER = "  ".join(title for title, _ in _COLUMNS.values())
+
+
+def _format(row: dict[str, Any]) -> str:
+    """One line of the table; '-' where a figure needs true labels and there are none."""
+    cells = []
+    for name, (title, form) in _COLUMNS.items():
+        text = format(row[name], form) if name in row else "-"
+        cells.append(text.rjust(max(len(title), 9 if name == "loss" else 0)))
+    return "  ".join(cells)
+
+
+def _bar(total: int, done: int) -> tqdm:
+    """Progress over all optimiser steps, with an ETA; sparse where nobody watches."""
+    interval = 0.2 if sys.stderr.isatty() else 15.0
+    return tqdm(
+        total=total, initial=done, unit="step", mininterval=interval, maxinterval=interval + 1.0
+    )
+
+
+def _report(
+    run: Run, record: Record, summary: dict[str, Any], partition: Any, h: np.ndarray
+) -> report.Report:
+    images = run.pool.inputs if run.pool.inputs.ndim == 4 else None
+    return report.Report(
+        title=run.pool.name,
+        facts=run.facts,
+        summary=summary,
+        rounds=record.rounds(),
+        baseline=record.baseline_rows if run.baseline is not None else None,
+        losses=record.losses(),
+        inputs=images,
+        ids=run.pool.ids,
+        groups=partition.groups,
+        probability=partition.probability,
+        embedding=h,
+        answers=run.asking.sampler.answers,
+        config=run.identity["config"],
+        skipped=run.pool.skipped,
+    )

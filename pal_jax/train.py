@@ -1,0 +1,302 @@
+"""The compiled step and the loop around it.
+
+The step is pure and knows no sampler; the loop remembers and knows no mathematics. Loss, views,
+model and optimiser come in as functions.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from pal_jax import graph as graph_lib
+from pal_jax import sharding
+from pal_jax.active.questions import Oracle
+from pal_jax.active.sampler import Sampler
+from pal_jax.errors import Interrupted, UserError
+
+Apply = Callable[..., tuple[Array, Array, Any]]
+# The batch may come as NumPy arrays: jit moves it to where its sharding says.
+Step = Callable[["TrainState", Array, Any, Any], tuple["TrainState", dict[str, Array]]]
+Embed = Callable[["TrainState"], tuple[np.ndarray, np.ndarray]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that one step changes.
+
+    step: [] int32, steps taken so far. params: weights. batch_stats: BatchNorm's running moments,
+    an empty dict where the model has none. opt_state: the optimiser's.
+    """
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def init_state(
+    variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """A state at step 0, copied to every device of the mesh."""
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(variables["params"]),
+    )
+    return jax.device_put(state, sharding.replicated(mesh))
+
+
+def train_step(
+    state: TrainState,
+    key: Array,
+    inputs: Array,
+    groups: Array,
+    *,
+    views: Callable[[Array, Array], Array],
+    apply: Apply,
+    loss: Callable[[Array, Any], Array],
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One gradient step on the global batch. Pure; jit it with the keywords bound.
+
+    Args:
+        state: may be donated.
+        key: the run's key; folded with the step, so that a resumed run sees the same views.
+        inputs: [B, ...] samples, uint8 images or float features.
+        groups: [B] int32 in [0, B); equal ids are known to be alike.
+        views: (key, [B, ...]) -> [V B, ...] float32, view-major.
+        apply: (variables, [N, ...], train=True) -> (h [N, H], z [N, K], batch_stats).
+        loss: (z [N, K], graph on N rows) -> scalar.
+        optimizer: any optax transformation.
+
+    Returns:
+        The next state, and `loss` and `grad_norm` (global L2 norm) as scalars.
+    """
+    x = views(jax.random.fold_in(key, state.step), inputs)
+    graph = graph_lib.from_groups(jnp.tile(groups, x.shape[0] // inputs.shape[0]))
+
+    def objective(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        _, z, batch_stats = apply(variables, x, train=True)
+        return loss(z, graph), batch_stats
+
+    (value, batch_stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def compile_step(step: Step, mesh: Mesh) -> Step:
+    """`step` jitted over the mesh: batch split, state and key copied, state donated.
+
+    Shapes are all that is compiled in: new answers arrive as new values of `groups`.
+    """
+    rows, copied = sharding.split_rows(mesh), sharding.replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(copied, copied, rows, rows),
+        out_shardings=(copied, copied),
+        donate_argnums=0,
+    )
+
+
+def make_embed(
+    apply: Apply,
+    prepare: Callable[[Array], Array],
+    inputs: np.ndarray,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+) -> Embed:
+    """The function state -> (h [n, H], z [n, K]) float32 of all `inputs`, without augmentation.
+
+    Args:
+        prepare: [B, ...] samples -> [B, ...] float32, what the encoder expects.
+        inputs: [n, ...] samples on the host; they cross to the devices in chunks.
+        batch_size: rows of one compiled chunk, a multiple of the devices; the last is padded.
+    """
+    rows, copied = sharding.split_rows(mesh), sharding.replicated(mesh)
+
+    def forward(params, batch_stats, x):
+        variables = {"params": params, "batch_stats": batch_stats}
+        h, z, _ = apply(variables, prepare(x), train=False)
+        return h, z
+
+    compiled = jax.jit(forward, in_shardings=(copied, copied, rows), out_shardings=rows)
+
+    def embed(state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+        hs, zs = [], []
+        for start in range(0, len(inputs), batch_size):
+            chunk = inputs[start : start + batch_size]
+            padding = [(0, batch_size - len(chunk))] + [(0, 0)] * (inputs.ndim - 1)
+            h, z = compiled(
+                state.params, state.batch_stats, jax.device_put(np.pad(chunk, padding), rows)
+            )
+            hs.append(np.asarray(h)[: len(chunk)])
+            zs.append(np.asarray(z)[: len(chunk)])
+        return np.concatenate(hs), np.concatenate(zs)
+
+    return embed
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long, how often.
+
+    rounds: embed, ask, train; nothing is asked before the first. steps: optimiser steps a round.
+    batch_size: samples a step (rows = views x samples). judgements: bought a round. at_once:
+    judgements proposed before any of their answers is seen. log_every, save_every: in steps.
+    """
+
+    rounds: int
+    steps: int
+    batch_size: int
+    judgements: int
+    at_once: int
+    log_every: int
+    save_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What the loop tells the outside; none of it changes the run.
+
+    measure: (round, state, (h, z) of all samples) after each round.
+    save: (state) when the run must be able to go on from here.
+    progress: () after each step. log: (step, metrics) each `log_every` steps. stop: () -> whether
+    the run was asked to stop.
+    """
+
+    measure: Callable[[int, TrainState, tuple[np.ndarray, np.ndarray]], None]
+    save: Callable[[TrainState], None]
+    progress: Callable[[], object]
+    log: Callable[[int, dict[str, float]], None]
+    stop: Callable[[], bool]
+
+
+def fit(
+    state: TrainState,
+    key: Array,
+    sampler: Sampler,
+    oracle: Oracle | None,
+    inputs: np.ndarray,
+    *,
+    step: Step,
+    embed: Embed,
+    plan: Plan,
+    hooks: Hooks,
+) -> TrainState:
+    """The loop of PAL: embed, ask, train, round after round, from wherever `state` stands.
+
+    Args:
+        state: its step says which round and where in it. At the start of a round the round's
+            questions are still to be asked; the journal knows which of them were.
+        oracle: who answers, or None when nothing is asked.
+        inputs: [n, ...] the samples, on the host.
+
+    Raises:
+        Interrupted: `hooks.stop` said so; the run goes on from the last save.
+        UserError: the loss is no longer finite.
+    """
+    first, done = divmod(int(state.step), plan.steps)
+    embeddings = None
+    for round_number in range(first, plan.rounds):
+        if oracle is not None and round_number > 0 and done == 0:
+            embeddings = embed(state) if embeddings is None else embeddings
+            ask(sampler, oracle, embeddings[0], plan, hooks.stop)
+        state = _train_round(state, key, sampler, inputs, done, step=step, plan=plan, hooks=hooks)
+        done = 0
+        embeddings = embed(state)
+        hooks.measure(round_number, state, embeddings)
+        hooks.save(state)
+    return state
+
+
+def ask(
+    sampler: Sampler,
+    oracle: Oracle,
+    embeddings: np.ndarray,
+    plan: Plan,
+    stop: Callable[[], bool],
+) -> None:
+    """Buys one round's judgements, `at_once` at a time, each with all answers so far in mind.
+
+    Ends early when the budget is spent or the strategy has nothing left to ask.
+    """
+    bought = 0
+    while bought < plan.judgements:
+        if stop():
+            raise Interrupted
+        new = sampler.ask(oracle, embeddings, min(plan.at_once, plan.judgements - bought))
+        if new == 0:
+            break
+        bought += new
+
+
+def _train_round(
+    state: TrainState,
+    key: Array,
+    sampler: Sampler,
+    inputs: np.ndarray,
+    done: int,
+    *,
+    step: Step,
+    plan: Plan,
+    hooks: Hooks,
+) -> TrainState:
+    """The optimiser steps of one round, from step `done` of it."""
+    before = int(state.step) - done
+    metrics_log = _MetricsLog(hooks.log)
+    for i in range(done, plan.steps):
+        if hooks.stop():
+            metrics_log.flush()
+            # At the start of a round there is nothing new to save, and a state saved there
+            # would claim that the round's questions are still to be asked.
+            if i > done:
+                hooks.save(state)
+            raise Interrupted
+        batch = sampler.batch(plan.batch_size)
+        state, metrics = step(state, key, inputs[batch.ids], batch.groups)
+        if (before + i) % plan.log_every == 0:
+            metrics_log.put(before + i, metrics)
+        hooks.progress()
+        if (i + 1) % plan.save_every == 0 and i + 1 < plan.steps:
+            metrics_log.flush()
+            hooks.save(state)
+    metrics_log.flush()
+    return state
+
+
+class _MetricsLog:
+    """Reads a step's metrics only when the next are put, so that the devices never wait."""
+
+    def __init__(self, log: Callable[[int, dict[str, float]], None]):
+        self._log = log
+        self._held: tuple[int, dict[str, Array]] | None = None
+
+    def put(self, step: int, metrics: dict[str, Array]) -> None:
+        self.flush()
+        self._held = (step, metrics)
+
+    def flush(self) -> None:
+        if self._held is None:
+            return
+        step, metrics = self._held
+        self._held = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not np.isfinite(values["loss"]):
+            raise UserError(
+                f"the loss became {values['loss']} at step {step}: training cannot go on from "
+                "there; lower train.learning_rate or raise train.warmup_steps"
+            )
+        self._log(step, values)

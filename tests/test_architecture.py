@@ -1,0 +1,82 @@
+"""The borders of docs/architecture.md, read off the source, and what importing a part brings in."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "pal_jax").rglob("*.py"))
+
+# Module or package -> what of pal_jax it may import; what is not listed is held by BANNED alone.
+PURE = {"graph", "gram", "losses", "spectral", "streaming", "closed_form", "views", "errors"}
+ALLOWED = {
+    "graph": {"errors", "gram"},
+    **dict.fromkeys(PURE - {"graph", "errors"}, PURE),
+    "errors": set(),
+    "active": {"active", "errors"},
+    "models": {"errors"},
+    "data": {"errors", "pictures"},
+    "evaluate": {"errors"},
+    "checkpoint": {"errors"},
+    "train": {"graph", "active", "sharding", "errors"},
+}
+# Packages that stay out of a module; "" stands for every module that has no line of its own.
+BANNED = {
+    **dict.fromkeys(PURE, {"flax", "ml_collections", "absl", "logging", "json", "pathlib", "os"}),
+    "active": {"jax", "flax", "optax", "scipy", "sklearn", "ml_collections"},
+    "models": {"ml_collections"},
+    "experiment": {"flax", "tensorflow"},
+    "": {"flax", "ml_collections", "tensorflow"},
+}
+
+
+def imports(path):
+    """Dotted names of everything that `path` imports, at any depth of its code."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_layers(path):
+    me = path.relative_to(ROOT / "pal_jax").with_suffix("").parts[0]
+    for name in imports(path):
+        top, *rest = name.split(".")
+        assert top not in BANNED.get(me, BANNED[""]), f"{path} imports {name}"
+        if top == "pal_jax" and rest:
+            assert rest[0] not in {"experiment", "run"} or me in {"experiment"}, name
+            assert rest[0] in ALLOWED.get(me, {rest[0]}), f"{path} imports {name}"
+
+
+def test_only_experiment_and_the_configs_read_configs():
+    readers = [p.name for p in SOURCES if "config.data" in p.read_text()]
+    assert readers == ["experiment.py"]
+
+
+def modules_after(statement):
+    """Top-level packages that a fresh interpreter holds after `statement`."""
+    code = f"{statement}\nimport sys; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.split())
+
+
+def test_the_asking_side_never_imports_jax():
+    names = [f"pal_jax.active.{p.stem}" for p in (ROOT / "pal_jax/active").glob("[a-z]*.py")]
+    assert len(names) >= 7
+    loaded = modules_after(f"import {', '.join(names)}")
+    assert "numpy" in loaded
+    assert not loaded & {"jax", "jaxlib", "flax", "optax", "scipy"}
+
+
+def test_tensorflow_is_never_imported():
+    loaded = modules_after("import main; from pal_jax import experiment, run")
+    assert {"jax", "flax", "orbax"} <= loaded
+    assert "tensorflow" not in loaded
