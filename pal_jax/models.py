@@ -1,0 +1,328 @@
+"""Encoders and projector behind two functions, `init` and `apply`: the only file that imports flax.
+
+Parameters and outputs are float32; the compute dtype in between may be bfloat16. BatchNorm takes
+its statistics over all rows it is given, which under jit on a sharded batch is the global batch.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from pal_jax.errors import UserError, pick
+
+Variables = Mapping[str, Any]
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Model(NamedTuple):
+    """A network as two pure functions.
+
+    Attributes:
+        init: (key, x [N, ...]) -> variables: {"params": ...} and, if there is BatchNorm,
+            {"batch_stats": ...}. Only the shape of x past its first axis matters.
+        apply: (variables, x [N, ...], *, train) -> (h [N, H], z [N, K], batch_stats), all float32.
+            x is what views.py makes. With train=True, BatchNorm uses the statistics of x, and
+            batch_stats are the updated running ones; with train=False, the running ones, returned
+            as they came. Models without BatchNorm return {}.
+    """
+
+    init: Callable[[Array, Array], Variables]
+    apply: Callable[..., tuple[Array, Array, Variables]]
+
+
+def build(
+    encoder: str,
+    *,
+    width: int = 0,
+    projector: tuple[int, int, int] = (256, 2, 128),
+    dtype: str = "float32",
+    stem: str = "cifar",
+    patch: int = 4,
+) -> Model:
+    """The encoder of that name with a projector on top.
+
+    Args:
+        encoder: a key of ENCODERS.
+        width: the encoder's width (see its docstring); 0 takes its default.
+        projector: (hidden, layers, out). Linear - BatchNorm - ReLU of `hidden` units, layers - 1
+            times, then Linear to `out` without bias: three layers is VICReg and Barlow Twins, two
+            layers is SimCLR. With 0 layers z is h, and the other two numbers are not read.
+        dtype: compute dtype, a key of DTYPES.
+        stem: of the ResNets, a key of STEMS.
+        patch: side in pixels of the patches of a ViT; must divide the image's sides.
+
+    Raises:
+        UserError: an unknown name, or a size that is not positive.
+    """
+    hidden, layers, out = projector
+    if width < 0 or layers < 0 or (layers and min(hidden, out) < 1) or patch < 1:
+        raise UserError(f"sizes must be positive, not {width=}, {projector=}, {patch=}")
+    compute = pick(DTYPES, dtype, "dtype")
+    pick(STEMS, stem, "stem")
+    net = _Network(
+        encoder=pick(ENCODERS, encoder, "encoder")(
+            width=width, dtype=compute, stem=stem, patch=patch
+        ),
+        projector=Projector(hidden, layers, out, compute),
+    )
+
+    def init(key: Array, x: Array) -> Variables:
+        # Two rows do: parameters depend on the other axes alone.
+        return cast(Variables, net.init(key, jnp.zeros((2, *x.shape[1:]), jnp.float32), False))
+
+    def apply(variables: Variables, x: Array, *, train: bool) -> tuple[Array, Array, Variables]:
+        mutable = ["batch_stats"] if train else []
+        (h, z), updated = cast(Any, net.apply(variables, x, train, mutable=mutable))
+        return h, z, (updated if train else variables).get("batch_stats", {})
+
+    return Model(init, apply)
+
+
+class _Network(nn.Module):
+    encoder: nn.Module
+    projector: nn.Module
+
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+        h = self.encoder(x, train)
+        z = self.projector(h, train)
+        # Losses and kNN sum over many rows: float32 whatever the compute dtype.
+        return h.astype(jnp.float32), z.astype(jnp.float32)
+
+
+def _batch_norm(train: bool, dtype: Any, name: str | None = None, **options: Any) -> nn.BatchNorm:
+    # Running statistics of the last ten steps or so; flax's 0.99 outlives short CPU runs.
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, dtype=dtype, name=name, **options
+    )
+
+
+class Projector(nn.Module):
+    """Linear - BatchNorm - ReLU, layers - 1 times, then Linear; see `build`."""
+
+    hidden: int
+    layers: int
+    out: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array, train: bool) -> Array:
+        for _ in range(self.layers - 1):
+            h = nn.Dense(self.hidden, use_bias=False, dtype=self.dtype)(h)
+            h = nn.relu(_batch_norm(train, self.dtype)(h))
+        return nn.Dense(self.out, use_bias=False, dtype=self.dtype)(h) if self.layers else h
+
+
+class Mlp(nn.Module):
+    """Three Linear - BatchNorm - ReLU layers of `width` (512) on features or flattened images."""
+
+    width: int = 512
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        x = x.reshape(len(x), -1)
+        for _ in range(3):
+            x = nn.Dense(self.width, use_bias=False, dtype=self.dtype)(x)
+            x = nn.relu(_batch_norm(train, self.dtype)(x))
+        return x
+
+
+class ConvNet(nn.Module):
+    """A small convolutional net for 8x8 to 64x64 images, sized for CPUs.
+
+    3x3 convolutions with BatchNorm and ReLU: a stem, then two that halve the grid and double the
+    width. Images larger than 16x16 are halved by the stem already and get one residual convolution
+    on the last grid. The mean over the grid is h, 4 `width` wide (`width` is 32 by default).
+    """
+
+    width: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        large = max(x.shape[1:3]) > 16
+
+        def layer(x: Array, width: int, stride: int) -> Array:
+            x = nn.Conv(width, (3, 3), stride, use_bias=False, dtype=self.dtype)(x)
+            return nn.relu(_batch_norm(train, self.dtype)(x))
+
+        x = layer(x, self.width, 2 if large else 1)
+        x = layer(x, 2 * self.width, 2)
+        x = layer(x, 4 * self.width, 2)
+        if large:
+            x = x + layer(x, 4 * self.width, 1)
+        return x.mean(axis=(1, 2))
+
+
+PAD_GRID = ((0, 0), (1, 1), (1, 1), (0, 0))
+
+
+def _cifar_stem(x: Array, width: int, train: bool, dtype: Any) -> Array:
+    x = nn.Conv(width, (3, 3), use_bias=False, dtype=dtype, name="stem")(x)
+    return nn.relu(_batch_norm(train, dtype, "stem_norm")(x))
+
+
+def _imagenet_stem(x: Array, width: int, train: bool, dtype: Any) -> Array:
+    x = nn.Conv(width, (7, 7), 2, padding=3, use_bias=False, dtype=dtype, name="stem")(x)
+    x = nn.relu(_batch_norm(train, dtype, "stem_norm")(x))
+    return nn.max_pool(jnp.pad(x, PAD_GRID), (3, 3), (2, 2))  # ReLU: 0 is as good as -inf
+
+
+# cifar: 3x3 at full size, no pooling (SimCLR, appendix B.9). imagenet: 7x7 / 2, then 3x3 max / 2.
+STEMS = {"cifar": _cifar_stem, "imagenet": _imagenet_stem}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    width: int
+    stride: int
+    dtype: Any
+
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype)
+        y = conv(self.width, (3, 3), self.stride, padding=1)(x)
+        y = nn.relu(_batch_norm(train, self.dtype)(y))
+        y = conv(self.width, (3, 3), padding=1)(y)
+        return _join(x, y, self.stride, train, self.dtype)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which strides, as in ResNet v1.5) and 1x1 convolutions beside a shortcut."""
+
+    width: int
+    stride: int
+    dtype: Any
+
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype)
+        y = nn.relu(_batch_norm(train, self.dtype)(conv(self.width, (1, 1))(x)))
+        y = conv(self.width, (3, 3), self.stride, padding=1)(y)
+        y = nn.relu(_batch_norm(train, self.dtype)(y))
+        y = conv(4 * self.width, (1, 1))(y)
+        return _join(x, y, self.stride, train, self.dtype)
+
+
+def _join(x: Array, y: Array, stride: int, train: bool, dtype: Any) -> Array:
+    """ReLU(shortcut(x) + BatchNorm(y)); the shortcut is a 1x1 convolution where shapes differ."""
+    # A scale of 0 makes each block the identity at the start (Goyal et al. 2017).
+    y = _batch_norm(train, dtype, "last_norm", scale_init=nn.initializers.zeros)(y)
+    if x.shape != y.shape:
+        x = nn.Conv(y.shape[-1], (1, 1), stride, use_bias=False, dtype=dtype, name="shortcut")(x)
+        x = _batch_norm(train, dtype, "shortcut_norm")(x)
+    return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """He et al. 2015: four stages, the first of `width` (64); each next is twice as wide."""
+
+    depths: Sequence[int]
+    block: type[BasicBlock] | type[Bottleneck]
+    width: int = 64
+    stem: str = "cifar"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        x = STEMS[self.stem](x, self.width, train, self.dtype)
+        for stage, depth in enumerate(self.depths):
+            for index in range(depth):
+                stride = 2 if stage and not index else 1
+                x = self.block(self.width * 2**stage, stride, self.dtype)(x, train)
+        return x.mean(axis=(1, 2))
+
+
+class VitBlock(nn.Module):
+    """Attention and MLP, each after LayerNorm and beside an identity."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        xavier = nn.initializers.xavier_uniform()
+        y = nn.LayerNorm(dtype=self.dtype)(x)
+        x = x + nn.MultiHeadDotProductAttention(
+            self.heads, dtype=self.dtype, kernel_init=xavier, deterministic=True
+        )(y, y)
+        y = nn.LayerNorm(dtype=self.dtype)(x)
+        y = nn.gelu(nn.Dense(4 * width, dtype=self.dtype, kernel_init=xavier)(y))
+        return x + nn.Dense(width, dtype=self.dtype, kernel_init=xavier)(y)
+
+
+class Vit(nn.Module):
+    """Vision transformer of 12 blocks of `width` (384: ViT-S) with heads of 64.
+
+    Fixed 2-D sine-cosine positions and the mean over patches instead of a class token (Beyer et al.
+    2022, "Better plain ViT baselines").
+    """
+
+    width: int = 384
+    patch: int = 4
+    depth: int = 12
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        if x.shape[1] % self.patch or x.shape[2] % self.patch or self.width % 64:
+            raise UserError(
+                f"a ViT needs image sides that are multiples of its patch and a width that is a "
+                f"multiple of 64, not {x.shape[1]}x{x.shape[2]}, {self.patch} and {self.width}"
+            )
+        side = (self.patch, self.patch)
+        x = nn.Conv(self.width, side, side, padding="VALID", dtype=self.dtype, name="embed")(x)
+        n, height, width, channels = x.shape
+        x = x.reshape(n, height * width, channels)
+        x = x + _sincos_positions(height, width, channels).astype(x.dtype)[None]
+        for _ in range(self.depth):
+            x = VitBlock(self.width // 64, self.dtype)(x)
+        return nn.LayerNorm(dtype=self.dtype, name="norm")(x).mean(axis=1)
+
+
+def _sincos_positions(height: int, width: int, channels: int) -> Array:
+    """[height width, channels]: sines and cosines of row and column, a quarter each."""
+    frequency = 10_000.0 ** -np.linspace(0, 1, channels // 4)
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1, 1)
+    angles = [rows * frequency, columns * frequency]
+    return jnp.asarray(np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1))
+
+
+def _mlp(*, width: int, dtype: Any, **_: Any) -> nn.Module:
+    return Mlp(width or 512, dtype)
+
+
+def _convnet(*, width: int, dtype: Any, **_: Any) -> nn.Module:
+    return ConvNet(width or 32, dtype)
+
+
+def _resnet18(*, width: int, dtype: Any, stem: str, **_: Any) -> nn.Module:
+    return ResNet((2, 2, 2, 2), BasicBlock, width or 64, stem, dtype)
+
+
+def _resnet50(*, width: int, dtype: Any, stem: str, **_: Any) -> nn.Module:
+    return ResNet((3, 4, 6, 3), Bottleneck, width or 64, stem, dtype)
+
+
+def _vit_s(*, width: int, dtype: Any, patch: int, **_: Any) -> nn.Module:
+    return Vit(width or 384, patch, dtype=dtype)
+
+
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": _mlp,
+    "convnet": _convnet,
+    "resnet18": _resnet18,
+    "resnet50": _resnet50,
+    "vit_s": _vit_s,
+}
