@@ -1,0 +1,182 @@
+"""Joint-embedding losses with a similarity graph where the papers have "the two views".
+
+Every loss is a pure function of the rows of the *global* batch, z [N, K], and a graph of N rows: a
+dense [N, N] array or any object of graph.py. Under jit with sharded rows it equals one device; a
+loss of each device's rows followed by a mean is another, wrong loss. Half precision is computed in
+float32. Self-loops are ignored: that a row is alike to itself teaches nothing. A graph without any
+other edge contributes exactly 0 to value and gradient of the terms that pull rows together.
+NaN in z or in the weights propagates.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from pal_jax import gram
+from pal_jax import graph as graph_lib
+
+Array = jax.Array
+
+
+def vicreg(
+    z: Array,
+    graph: graph_lib.GraphLike,
+    *,
+    views: int = 1,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    eps: float = 1e-4,
+) -> Array:
+    """VICReg on a graph.
+
+      invariance / (K sum_{i!=j} G_ij)  sum_{i!=j} G_ij |z_i - z_j|^2
+    + variance / (V K)        sum_v sum_k max(0, 1 - sqrt(C^v_kk + eps))
+    + 2 covariance / (V K)    sum_v sum_{k!=l} (C^v_kl)^2
+
+    C^v is the unbiased covariance of the rows of view v. With two views and G = "same sample" this
+    is the published code. V = 1 pools all rows into one covariance (0.1 to 1 % away with two
+    views). The factor 2 / V makes the last term the published sum for V = 2 and keeps its size for
+    every other V. C^v_kl^2 is the plug-in estimate from this batch: its gradient is biased upward,
+    by about var_k var_l / (N / V).
+
+    Args:
+        z: [N, K] floating, N = V B, view-major.
+        graph: [N, N] array or graph object, non-negative. An asymmetric G counts as
+            (G + G^T) / 2.
+        views: V, the number of equal blocks of rows with moments of their own; 1 pools them.
+        invariance, variance, covariance: weights of the three terms.
+        eps: added to the variance, in units of z^2; keeps the gradient of a collapsed z finite.
+
+    Returns:
+        Scalar, float32 (float64 for a float64 z). The covariance is formed as N / V x N / V where
+        that is smaller than K x K; a nearly diagonal one then loses relative precision (1e-3 of a
+        tiny term).
+
+    Raises:
+        ValueError: z is not [N >= 2, K] floating; the graph is of another size or has concrete
+            negative weights; `views` does not divide N into blocks of 2 or more.
+
+    Source: Bardes, Ponce, LeCun, ICLR 2022; constants, facebookresearch/vicreg main_vicreg.py.
+    """
+    z, g = _inputs(z, graph)
+    k = z.shape[1]
+    edges = g.degree().sum() - g.diagonal().sum()
+    pull = g.energy(z) / (k * _or_one(edges))
+
+    z_v = gram.blocks(z, views)
+    z_v = z_v - z_v.mean(axis=1, keepdims=True)
+    freedom = z_v.shape[1] - 1
+    var = jnp.square(z_v).sum(axis=1) / freedom  # [V, K], the diagonals of C^v
+    hinge = jnp.maximum(0, 1 - jnp.sqrt(var + eps)).mean()
+    norms = sum(gram.squared_norm(block) for block in z_v) / freedom**2
+    off_diagonal = (norms - jnp.square(var).sum()) / (views * k)
+
+    return invariance * pull + variance * hinge + 2 * covariance * off_diagonal
+
+
+def simclr(z: Array, graph: graph_lib.GraphLike, *, temperature: float = 0.5) -> Array:
+    """InfoNCE on a graph: SimCLR for G = "same sample", SupCon ("out") for G = "same label".
+
+      mean over rows i with deg_i > 0 of
+        sum_{j!=i} (G_ij / deg_i) (log sum_{k!=i} exp(s_ik) - s_ij)
+
+    s_ij = cos(z_i, z_j) / temperature and deg_i = sum_{j!=i} G_ij. Rows without a positive are left
+    out of the mean and still push the others: a pair that is not an edge counts as not alike. The
+    sum over k is over this batch, so the value rises with N as log N; it is a biased estimate of
+    the same loss on all the data.
+
+    Args:
+        z: [N, K] floating; a row of zeros has cosine 0 with all others.
+        graph: [N, N] array or graph object, non-negative; may be asymmetric (row i's positives j).
+        temperature: positive; 0.1 to 0.5 is common.
+
+    Returns:
+        Scalar, float32 (float64 for a float64 z); 0 if no row has a positive.
+
+    Raises:
+        ValueError: z is not [N >= 2, K] floating; the graph is of another size or has concrete
+            negative weights.
+
+    Source: Chen et al., ICML 2020 (google-research/simclr: twice this); Khosla et al., NeurIPS 2020
+    (their code: times temperature / 0.07).
+    """
+    z, g = _inputs(z, graph)
+    unit = _unit_rows(z)
+    similarity = unit @ unit.T / temperature
+    others = ~jnp.eye(len(z), dtype=bool)
+    normalizer = jax.nn.logsumexp(similarity, axis=1, where=others)
+
+    loops = g.diagonal()
+    degree = g.degree() - loops
+    # sum_j G_ij s_ij needs only G @ z: the graph is never N x N here.
+    positives = (unit * (g.matmul(unit) - loops[:, None] * unit)).sum(axis=1) / temperature
+    anchors = degree > 0
+    row_loss = jnp.where(anchors, normalizer - positives / jnp.where(anchors, degree, 1), 0)
+    return row_loss.sum() / _or_one(anchors.sum().astype(z.dtype))
+
+
+def barlow_twins(
+    z: Array,
+    graph: graph_lib.GraphLike,
+    *,
+    views: int = 1,
+    offdiagonal: float = 5e-3,
+    eps: float = 1e-5,
+) -> Array:
+    """Barlow Twins on a graph.
+
+      sum_k (1 - C_kk)^2 + offdiagonal sum_{k!=l} C_kl^2,   C = Zs^T G Zs / sum_{i!=j} G_ij
+
+    Zs are the rows standardised within their view: (z - mean) / sqrt(var + eps), var with the
+    number of rows. Published: two views and `from_views(B, 2, directed=True)`. A symmetric G, such
+    as the group ids of a train step, averages C and C^T; they agree in expectation where views are
+    drawn alike, so it is the same objective with less noise, about 1 % away on one batch. C is the
+    plug-in estimate from this batch: the gradient of its square is biased.
+
+    Args:
+        z: [N, K] floating, N = V B, view-major.
+        graph: [N, N] array or graph object, non-negative; asymmetric where it should be.
+        views: V, the number of equal blocks of rows that are standardised each by itself; 1 pools
+            them (5.6e-2 away from the published value with two views).
+        offdiagonal: weight of the redundancy term (lambda).
+        eps: added to the variance, in units of z^2; keeps the gradient of a collapsed z finite.
+
+    Returns:
+        Scalar, float32 (float64 for a float64 z); 0 if the graph has no edge.
+
+    Raises:
+        ValueError: z is not [N >= 2, K] floating; the graph is of another size or has concrete
+            negative weights; `views` does not divide N into blocks of 2 or more.
+
+    Source: Zbontar et al., ICML 2021; facebookresearch/barlowtwins main.py (offdiagonal 0.0051).
+    """
+    z, g = _inputs(z, graph)
+    z_v = gram.blocks(z, views)
+    z_v = z_v - z_v.mean(axis=1, keepdims=True)
+    z_v = z_v * jax.lax.rsqrt(jnp.square(z_v).mean(axis=1, keepdims=True) + eps)
+    zs = z_v.reshape(z.shape)
+
+    loops = g.diagonal()
+    edges = g.degree().sum() - loops.sum()
+    c = zs.T @ (g.matmul(zs) - loops[:, None] * zs) / _or_one(edges)
+    diagonal = jnp.diagonal(c)
+    off = jnp.where(jnp.eye(len(c), dtype=bool), 0, c)
+    loss = jnp.square(1 - diagonal).sum() + offdiagonal * jnp.square(off).sum()
+    return jnp.where(edges > 0, loss, 0)
+
+
+def _inputs(z: Array, graph: graph_lib.GraphLike) -> tuple[Array, graph_lib.Graph]:
+    z = gram.embeddings(z)
+    g = graph_lib.as_graph(graph, rows=len(z))
+    return z, graph_lib.require_nonnegative(g).astype(z.dtype)
+
+
+def _or_one(x: Array) -> Array:
+    """x, or 1 where it is 0: the mean over nothing is 0."""
+    return jnp.where(x > 0, x, 1)
+
+
+def _unit_rows(z: Array) -> Array:
+    """Rows of length 1; a row of zeros stays 0 and has a finite gradient."""
+    square = jnp.square(z).sum(axis=1, keepdims=True)
+    return z * jax.lax.rsqrt(jnp.where(square > 0, square, 1))

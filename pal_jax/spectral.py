@@ -1,0 +1,146 @@
+"""The squared losses: those whose optima are known in closed form (closed_form.py).
+
+They are defined for any symmetric G and take it as given, self-loops included. With the degree-1
+graph `graph.normalize(G)` the first two are one problem; `degree_normalized(loss)` is the loss on
+that graph, and what one trains with. None forms N x N on Groups or Edges. All are plug-in
+estimates: of one batch, the squared K x K moment is biased upward by the noise of its entries.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pal_jax import gram
+from pal_jax import graph as graph_lib
+
+Array = jax.Array
+
+
+def spectral_contrastive(
+    z: Array, graph: graph_lib.GraphLike, *, views: int | None = None, mu: float | None = None
+) -> Array:
+    """The spectral contrastive loss: by definition, or with `views` as one trains with it.
+
+    views=None:  |Z Z^T - G|_F^2 = |Z^T Z|_F^2 - 2 <Z, G Z> + |G|_F^2
+    views=V:     -2 <G, Z Z^T> / sum(G) + <W, (Z Z^T)^2> / sum(W),   without self-loops in G
+
+    W_ij = 1 where rows i and j are of different views and of different samples. The second form
+    is of the published code, for two views with `from_views`. They are different losses: the
+    first is a sum over all pairs, the pairs of a row with itself included, grows with N, and has
+    its optimum at rows of length about sqrt(K / N) on a normalised graph. The second is a mean
+    over pairs, so that an ordinary learning rate works for every N, and its <W, ...> is the
+    unbiased estimate of the population's push.
+
+    Args:
+        z: [N, K] floating; for `views`, N = V B, view-major.
+        graph: [N, N] array or graph object. For the definition any real weights.
+        views: V >= 2; None for the definition.
+        mu: with `views` only: rows longer than sqrt(mu) are cut to sqrt(mu), and all is divided by
+            mu. None: 1, as in the published code (10 for ImageNet).
+
+    Returns:
+        Scalar, float32 (float64 for a float64 z). Near its optimum the definition's value is a
+        small difference of terms as large as |G|_F^2; the gradient is not.
+
+    Raises:
+        ValueError: z is not [N >= 2, K] floating; the graph is of another size; `views` below 2 or
+            not dividing N into blocks of 2 or more; `mu` without `views`; with `views`, concrete
+            negative weights.
+
+    Source: HaoChen et al., NeurIPS 2021; code, jhaochenz/spectral_contrastive_learning
+    models/spectral.py.
+    """
+    z, g = _inputs(z, graph)
+    if views is not None:
+        return _between_views(z, graph_lib.require_nonnegative(g), views, mu or 1.0)
+    if mu is not None:
+        raise ValueError(f"{mu=} cuts rows of the published loss: give `views` as well")
+    return gram.squared_norm(z) - 2 * jnp.vdot(z, g.matmul(z)) + g.squared_norm()
+
+
+def vicreg_squared(z: Array, graph: graph_lib.GraphLike, *, invariance: float = 1.0) -> Array:
+    """VICReg^2: |Z^T Z / N - I|_F^2 + (2 invariance / N) tr(Z^T L Z), L = D - G.
+
+    Args:
+        z: [N, K] floating; the second moment is about 0, not about the mean.
+        graph: [N, N] array or graph object; an asymmetric G counts as (G + G^T) / 2.
+        invariance: lambda. A direction of eigenvalue l of L is learnt where lambda l < 1, so with
+            an unnormalised G of degree d it must be below about 1 / d, or all of z collapses.
+
+    Returns:
+        Scalar, float32 (float64 for a float64 z); K for z = 0.
+
+    Raises:
+        ValueError: z is not [N >= 2, K] floating, or the graph is of another size.
+
+    Source: Balestriero, LeCun, NeurIPS 2022 (arXiv 2205.11508); Cabannes et al., ICCV 2023.
+    """
+    z, g = _inputs(z, graph)
+    n, k = z.shape
+    # |Z^T Z / N - I|_F^2, spelled out so that it may come from the N x N side.
+    whiten = gram.squared_norm(z) / n**2 - 2 * jnp.square(z).sum() / n + k
+    return whiten + invariance / n * g.energy(z)
+
+
+def barlow_twins_squared(z: Array, graph: graph_lib.GraphLike) -> Array:
+    """BT^2: |Z^T G Z / N - I|_F^2.
+
+    Args:
+        z: [N, K] floating.
+        graph: [N, N] array or graph object, taken as given; asymmetric G allowed.
+
+    Returns:
+        Scalar, float32 (float64 for a float64 z); K for z = 0 or an empty graph. Its minimum is 0
+        if G has K positive eigenvalues or more.
+
+    Raises:
+        ValueError: z is not [N >= 2, K] floating, or the graph is of another size.
+
+    Source: Balestriero, LeCun, NeurIPS 2022 (arXiv 2205.11508).
+    """
+    z, g = _inputs(z, graph)
+    n, k = z.shape
+    moment = z.T @ g.matmul(z) / n
+    return jnp.square(moment - jnp.eye(k, dtype=z.dtype)).sum()
+
+
+def degree_normalized(loss: Callable[..., Array]) -> Callable[..., Array]:
+    """The same loss on the degree-normalised graph, for training on groups of any size.
+
+    G's eigenvalues become at most 1, so `invariance` means the same whatever the groups are.
+    """
+
+    @functools.wraps(loss)
+    def on_normalized(z: Array, graph: graph_lib.GraphLike, **options: Any) -> Array:
+        z, g = _inputs(z, graph)
+        return loss(z, graph_lib.normalize(g), **options)
+
+    return on_normalized
+
+
+def _between_views(z: Array, g: graph_lib.Graph, views: int, mu: float) -> Array:
+    """HaoChen's form. W's complement is made of blocks, so <W, (Z Z^T)^2> needs no N x N."""
+    if views < 2:
+        raise ValueError(f"{views=}: pairs of different views need 2 or more")
+    square = jnp.square(z).sum(axis=1, keepdims=True)
+    z = z * mu**0.5 * jax.lax.rsqrt(jnp.maximum(square, mu))
+    loops = g.diagonal()
+    edges = g.degree().sum() - loops.sum()
+    pull = jnp.vdot(z, g.matmul(z) - loops[:, None] * z) / jnp.where(edges > 0, edges, 1)
+
+    z_v = gram.blocks(z, views)
+    samples = z_v.shape[1]
+    same_view = sum(gram.squared_norm(block) for block in z_v)
+    of_one_sample = jnp.square(jnp.einsum("abk,cbk->bac", z_v, z_v))  # [B, V, V]
+    across = of_one_sample.sum() - jnp.einsum("bvv->", of_one_sample)
+    pairs = views * (views - 1) * samples * (samples - 1)
+    push = (gram.squared_norm(z) - same_view - across) / pairs
+    return (push - 2 * pull) / mu
+
+
+def _inputs(z: Array, graph: graph_lib.GraphLike) -> tuple[Array, graph_lib.Graph]:
+    z = gram.embeddings(z)
+    return z, graph_lib.as_graph(graph, rows=len(z)).astype(z.dtype)
