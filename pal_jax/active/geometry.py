@@ -1,0 +1,245 @@
+"""What the embedding alone says: neighbours, a kernel over samples, and natural communities."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from pal_jax.errors import UserError
+
+_NEIGHBOURS = 10  # of each sample in the graph
+_SPREAD = 0.99  # of the kernel (I - spread S)^-1: how far an answer is heard
+_RANK = 320  # eigenvectors that stand for the kernel
+_DENSE = 2_500  # up to here all eigenvectors are computed exactly
+_CELLS = 64  # that communities are made of
+_CHUNK = 1 << 24  # numbers of an [n, chunk] block of distances
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A symmetric weighted graph in compressed rows: row i is indptr[i] .. indptr[i + 1]."""
+
+    indptr: np.ndarray  # [n + 1]
+    indices: np.ndarray  # [nnz]
+    weights: np.ndarray  # [nnz] float64
+
+    def matmul(self, x: np.ndarray) -> np.ndarray:
+        """W @ x for x [n, r]; O(nnz r) time, O(n r) memory."""
+        out = np.zeros_like(x)
+        rows = max(1, _CHUNK // (16 * _NEIGHBOURS * x.shape[1]))
+        for start in range(0, len(x), rows):
+            stop = min(start + rows, len(x))
+            low, high = self.indptr[start], self.indptr[stop]
+            terms = self.weights[low:high, None] * x[self.indices[low:high]]
+            filled = np.flatnonzero(np.diff(self.indptr[start : stop + 1]))
+            if len(filled):  # reduceat gives nonsense, not 0, for empty rows
+                starts = self.indptr[start + filled] - low
+                out[start + filled] = np.add.reduceat(terms, starts, axis=0)
+        return out
+
+    def rows(self) -> np.ndarray:
+        """[nnz] the row of each entry."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    def normalised(self) -> "Graph":
+        """D^(-1/2) W D^(-1/2); rows of degree 0 stay 0."""
+        rows = self.rows()
+        degree = np.bincount(rows, self.weights, minlength=len(self.indptr) - 1)
+        scale = np.where(degree > 0, 1.0 / np.sqrt(np.where(degree > 0, degree, 1.0)), 0.0)
+        weights = self.weights * scale[rows] * scale[self.indices]
+        return dataclasses.replace(self, weights=weights)
+
+
+class Geometry:
+    """Everything that depends on the embedding only; each part is computed when first read.
+
+    Args:
+        embeddings: [n, d] finite floats.
+    """
+
+    def __init__(self, embeddings: np.ndarray):
+        self.embeddings = embeddings
+        self.n = len(embeddings)
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """Nearest neighbours with self-tuning weights, symmetric; nothing on the diagonal."""
+        return neighbour_graph(self.embeddings, min(_NEIGHBOURS, self.n - 1))
+
+    @functools.cached_property
+    def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        return top_eigenpairs(self.graph.normalised(), min(_RANK, self.n))
+
+    @functools.cached_property
+    def features(self) -> np.ndarray:
+        """[n, r] phi with phi phi^T = the kernel (I - spread S)^-1, scaled to a unit diagonal.
+
+        What the r eigenvectors miss of the diagonal is left out, so |phi_i| <= 1; it is 1 when
+        r = n, and small for a sample that its neighbours say little about.
+        """
+        values, vectors = self._spectrum
+        features = vectors / np.sqrt(1.0 - _SPREAD * values)
+        # The missing eigenvectors have kernel values near 1: a typical 1 / (1 - spread 0).
+        missing = np.maximum(1.0 - np.square(vectors).sum(axis=1), 0.0)
+        diagonal = np.square(features).sum(axis=1) + missing
+        return features / np.sqrt(diagonal)[:, None]
+
+    @functools.cached_property
+    def cells(self) -> np.ndarray:
+        """[n] int: small pieces of which communities are made, numbered from 0."""
+        values, vectors = self._spectrum
+        use = min(16, len(values))
+        points = vectors[:, :use] / np.sqrt(1.0 - _SPREAD * values[:use])
+        norm = np.linalg.norm(points, axis=1, keepdims=True)
+        return k_means(points / np.where(norm > 0, norm, 1.0), min(_CELLS, -(-self.n // 8)))
+
+    @functools.cached_property
+    def communities(self) -> np.ndarray:
+        """[n] int: a partition of highest modularity made of whole cells, numbered from 0."""
+        rows = self.graph.rows()
+        count = int(self.cells.max()) + 1
+        edges = self.cells[rows] * count + self.cells[self.graph.indices]
+        between = np.bincount(edges, self.graph.weights, minlength=count * count)
+        return merge_by_modularity(between.reshape(count, count))[self.cells]
+
+    def centrality(self, groups: np.ndarray) -> np.ndarray:
+        """[n] similarity of each sample to all of its own group, given as [n] int."""
+        _, inverse = np.unique(groups, return_inverse=True)
+        sums = np.zeros((inverse.max() + 1, self.features.shape[1]))
+        np.add.at(sums, inverse, self.features)
+        return np.einsum("nr,nr->n", self.features, sums[inverse])
+
+
+def check_embeddings(embeddings: np.ndarray, n: int) -> np.ndarray:
+    """[n, d] float64, or UserError: another shape, or something in it that is not finite."""
+    z = np.asarray(embeddings)
+    if z.ndim != 2 or len(z) != n or not (
+        np.issubdtype(z.dtype, np.floating) or np.issubdtype(z.dtype, np.integer)
+    ):  # fmt: skip
+        raise UserError(f"embeddings are numbers [{n}, d], not {z.dtype}{list(z.shape)}")
+    z = z.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(z).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"the embeddings of {len(bad)} samples, the first is {bad[0]}, are not finite: "
+            "training has diverged, try a lower learning rate"
+        )
+    return z
+
+
+def nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and squared distances, both [n, k], of the k nearest other samples, in order.
+
+    Blocks of rows, so that memory grows with n and not with n^2. Candidates are found in
+    float32, their distances and order computed in float64; of equals, the smaller id first.
+    """
+    n = len(points)
+    centred = points - points.mean(axis=0)
+    scale = np.abs(centred).max()
+    z = (centred / (scale if scale > 0 else 1.0)).astype(np.float32)
+    square = np.square(z).sum(axis=1)
+    index = np.empty((n, k), np.int64)
+    distance = np.empty((n, k))
+    rows = max(1, _CHUNK // n)
+    for start in range(0, n if k else 0, rows):
+        here = np.arange(start, min(start + rows, n))
+        block = square - 2.0 * (z[here] @ z.T)  # without |z_i|^2: the same for the whole row
+        block[np.arange(len(here)), here] = np.inf
+        near = np.sort(np.argpartition(block, k - 1, axis=1)[:, :k], axis=1)
+        exact = np.square(centred[near] - centred[here][:, None]).sum(axis=2)
+        order = np.argsort(exact, axis=1, kind="stable")
+        index[here] = np.take_along_axis(near, order, axis=1)
+        distance[here] = np.take_along_axis(exact, order, axis=1)
+    return index, distance
+
+
+def neighbour_graph(points: np.ndarray, k: int) -> Graph:
+    """exp(-|z_i - z_j|^2 / (s_i s_j)) to the k nearest, s_i the distance to the k-th.
+
+    Made symmetric by (W + W^T) / 2. Source: Zelnik-Manor and Perona, Self-tuning spectral
+    clustering, NeurIPS 2004.
+    """
+    n = len(points)
+    index, distance = nearest(points, k)
+    width = np.sqrt(distance[:, -1]) if k else np.ones(n)
+    positive = width[width > 0]
+    # Samples with k exact copies would have width 0: they get a thousandth of a typical one.
+    width = np.maximum(width, 1e-3 * np.median(positive) if len(positive) else 1.0)
+    rows = np.repeat(np.arange(n), k)
+    weights = np.exp(-distance.ravel() / (width[rows] * width[index.ravel()]))
+    both = np.concatenate([rows * n + index.ravel(), index.ravel() * n + rows])
+    entries, inverse = np.unique(both, return_inverse=True)
+    weights = np.bincount(inverse, np.tile(weights / 2, 2), minlength=len(entries))
+    indptr = np.searchsorted(entries, np.arange(n + 1) * n)
+    return Graph(indptr, entries % n, weights)
+
+
+def top_eigenpairs(graph: Graph, r: int) -> tuple[np.ndarray, np.ndarray]:
+    """The r largest eigenvalues, descending, and their vectors [n, r], of a normalised graph.
+
+    Exact for small n. Beyond, Chebyshev-filtered subspace iteration, good to some digits, which
+    is all that a kernel needs; deterministic. Source: Zhou et al., J. Comput. Phys. 219, 2006.
+    """
+    n = len(graph.indptr) - 1
+    if n <= _DENSE:
+        dense = np.zeros((n, n))
+        dense[graph.rows(), graph.indices] = graph.weights
+        values, vectors = np.linalg.eigh(dense)
+        return values[::-1][:r], np.ascontiguousarray(vectors[:, ::-1][:, :r])
+    x = np.linalg.qr(np.random.default_rng(0).normal(size=(n, r + 16)))[0]
+    values, cut = np.zeros(r), 0.0
+    for _ in range(5):
+        centre, half = (cut - 1.0) / 2, (cut + 1.0) / 2  # [-1, cut] is damped
+        before, now = x, (graph.matmul(x) - centre * x) / half
+        for _ in range(7):
+            before, now = now, 2.0 * (graph.matmul(now) - centre * now) / half - before
+        x = np.linalg.qr(now)[0]
+        values, rotation = np.linalg.eigh(x.T @ graph.matmul(x))
+        x = x @ rotation
+        cut = float(np.clip(values[0], -0.5, 0.98))
+    return values[::-1][:r], np.ascontiguousarray(x[:, ::-1][:, :r])
+
+
+def k_means(points: np.ndarray, k: int, iterations: int = 20) -> np.ndarray:
+    """[n] cells, numbered from 0 without gaps; begins farthest-first, so nothing is random."""
+    centres = [int(np.square(points - points.mean(axis=0)).sum(axis=1).argmin())]
+    distance = np.square(points - points[centres[0]]).sum(axis=1)
+    while len(centres) < k and distance.max() > 0:
+        centres.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.square(points - points[centres[-1]]).sum(axis=1))
+    means = points[centres]
+    cells = np.zeros(len(points), np.int64)
+    for _ in range(iterations):
+        cells = (np.square(means).sum(axis=1) - 2.0 * points @ means.T).argmin(axis=1)
+        _, cells = np.unique(cells, return_inverse=True)
+        one = np.zeros((len(points), cells.max() + 1))
+        one[np.arange(len(points)), cells] = 1.0
+        means = (one.T @ points) / one.sum(axis=0)[:, None]
+    return cells
+
+
+def merge_by_modularity(between: np.ndarray) -> np.ndarray:
+    """[c] communities of c nodes: greedy merging, kept where modularity is highest.
+
+    Args:
+        between: [c, c] symmetric summed edge weights.
+
+    Source: Clauset, Newman and Moore, Phys. Rev. E 70, 2004.
+    """
+    count = len(between)
+    total = between.sum()
+    if total <= 0:
+        return np.arange(count)
+    e = between / total
+    label = np.arange(count)
+    while True:
+        degree = e.sum(axis=1)
+        gain = 2.0 * (e - np.outer(degree, degree))
+        np.fill_diagonal(gain, -np.inf)
+        a, b = divmod(int(gain.argmax()), count)
+        if gain[a, b] <= 0:
+            return np.unique(label, return_inverse=True)[1]
+        e[a] += e[b]
+        e[:, a] += e[:, b]
+        e[b] = e[:, b] = 0.0
+        label[label == b] = a

@@ -1,0 +1,299 @@
+"""Whatever answers questions: true labels, noise around another oracle, a file, a program."""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from pal_jax.active.questions import (
+    Answer,
+    Oracle,
+    Question,
+    Relation,
+    answer_from_dict,
+    question_to_dict,
+)
+from pal_jax.errors import UserError
+
+_LONGEST_LINE = 1 << 20  # characters; a program that never ends its line fills no memory
+_OPPOSITE = {
+    Relation.ALIKE: Relation.NOT_ALIKE,
+    Relation.NOT_ALIKE: Relation.ALIKE,
+    Relation.UNKNOWN: Relation.UNKNOWN,
+}
+
+
+class OracleError(UserError):
+    """An oracle stopped half-way; `answers` are those it gave before, for the first questions."""
+
+    def __init__(self, message: str, answers: Sequence[Answer] = ()):
+        super().__init__(message)
+        self.answers = list(answers)
+
+
+class LabelOracle:
+    """Two samples are alike when their labels are equal; "not sure" where a label is -1.
+
+    Args:
+        labels: [n] int.
+    """
+
+    def __init__(self, labels: np.ndarray, name: str = "labels"):
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise UserError(
+                f"the label oracle needs one integer a sample, not {labels.dtype}{labels.shape}"
+            )
+        self.labels = labels
+        self.name = name
+
+    def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
+        return [self._answer(question) for question in questions]
+
+    def _answer(self, question: Question) -> Answer:
+        ids = (question.anchor, *question.candidates)
+        if max(ids) >= len(self.labels):
+            raise OracleError(f"there are {len(self.labels)} labels, none for {max(ids)}")
+        anchor, *others = self.labels[list(ids)].tolist()
+        relations = tuple(
+            Relation.UNKNOWN
+            if anchor < 0 or other < 0
+            else (Relation.ALIKE if anchor == other else Relation.NOT_ALIKE)
+            for other in others
+        )
+        return Answer(question, relations, self.name)
+
+
+class NoisyOracle:
+    """Another oracle, each of whose judgements flips with probability `flip`.
+
+    Whether one flips is a function of (seed, pair, how often the pair was asked before): a run
+    that stopped and goes on hears what it would have heard, and a pair that is asked again gets
+    a fresh chance. "Not sure" never flips.
+
+    Args:
+        history: answers given earlier, by this oracle in a run that is being resumed.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        flip: float,
+        seed: int,
+        history: Iterable[Answer] = (),
+        name: str = "noisy",
+    ):
+        if not 0.0 <= flip < 0.5:
+            raise UserError(f"flip is a probability below one half, not {flip}")
+        self.oracle = oracle
+        self.flip = flip
+        self.seed = seed
+        self.name = name
+        self._asked: collections.Counter[tuple[int, int]] = collections.Counter()
+        for answer in history:
+            self._asked.update(_pair(i, j) for i, j, _ in answer.judgements)
+
+    def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
+        return [self._garble(answer) for answer in self.oracle(questions)]
+
+    def _garble(self, answer: Answer) -> Answer:
+        relations = tuple(
+            _OPPOSITE[relation] if self._flips(_pair(i, j)) else relation
+            for i, j, relation in answer.judgements
+        )
+        return Answer(answer.question, relations, self.name)
+
+    def _flips(self, pair: tuple[int, int]) -> bool:
+        before = self._asked[pair]
+        self._asked[pair] += 1
+        return np.random.default_rng([self.seed, *pair, before]).random() < self.flip
+
+
+class FileOracle:
+    """Looks answers up in a file in the format of answers.jsonl.
+
+    A judgement counts in both directions, and as often as it stands in the file: the majority
+    of what is written about a pair wins. "Not sure" for pairs that the file does not decide.
+
+    Raises:
+        UserError: the file is not there, or line L of it is not an answer.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str = "file"):
+        self.name = name
+        self._votes: collections.Counter[tuple[int, int]] = collections.Counter()
+        value = {Relation.ALIKE: 1, Relation.NOT_ALIKE: -1, Relation.UNKNOWN: 0}
+        for answer in read_answers(path):
+            for i, j, relation in answer.judgements:
+                self._votes[_pair(i, j)] += value[relation]
+
+    def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
+        return [
+            Answer(question, tuple(self._relation(question.anchor, c) for c in question.candidates),
+                   self.name)
+            for question in questions
+        ]  # fmt: skip
+
+    def _relation(self, i: int, j: int) -> Relation:
+        votes = self._votes.get(_pair(i, j), 0)
+        if votes == 0:
+            return Relation.UNKNOWN
+        return Relation.ALIKE if votes > 0 else Relation.NOT_ALIKE
+
+
+class ProgramOracle:
+    """Another program answers: a script, a crowd platform, a vision-language model.
+
+    It is started once a call, reads one question a line as JSON from its standard input,
+    {"anchor": 3, "candidates": [5, 8]}, until that is closed, and writes one answer a line to
+    its standard output, in the same order: {"relations": ["alike", "not sure"]}. "anchor" and
+    "candidates" may be repeated and must then be those of the question. Each line counts as soon
+    as it is read. Its standard error goes to ours. No shell is involved.
+
+    Args:
+        command: the program and its arguments, as one would type them.
+        timeout: seconds that it may take for each answer; then it is stopped.
+
+    Raises:
+        OracleError: it cannot be started, is too slow, ends early or writes something else.
+            `answers` holds what it said before.
+    """
+
+    def __init__(self, command: str, timeout: float = 60.0, name: str = "program"):
+        try:
+            self.command = shlex.split(command)
+        except ValueError as error:
+            raise UserError(f"the command {command!r} cannot be read: {error}") from error
+        if not self.command:
+            raise UserError("the program oracle needs a command, such as 'python answer.py'")
+        if not timeout > 0:
+            raise UserError(f"the timeout of the program oracle is in seconds, not {timeout}")
+        self.timeout = timeout
+        self.name = name
+
+    def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
+        if not questions:
+            return []
+        try:
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,  # a Ctrl-C is ours to handle
+            )
+        except OSError as error:
+            raise OracleError(f"{self.command[0]!r} cannot be started: {error}") from error
+        # Writing and reading are threads: either may block for ever in the other program.
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threads = [
+            threading.Thread(target=_feed, args=(process, questions), daemon=True),
+            threading.Thread(target=_drain, args=(process, lines), daemon=True),
+        ]
+        with process:
+            try:
+                for thread in threads:
+                    thread.start()
+                return self._listen(process, lines, questions)
+            finally:
+                _end(process)
+                for thread in threads:
+                    thread.join()
+
+    def _listen(
+        self,
+        process: subprocess.Popen[str],
+        lines: "queue.SimpleQueue[str | None]",
+        questions: Sequence[Question],
+    ) -> list[Answer]:
+        answers: list[Answer] = []
+        for question in questions:
+            number = f"answer {len(answers) + 1} of {len(questions)}"
+            try:
+                line = lines.get(timeout=self.timeout)
+            except queue.Empty:
+                raise OracleError(
+                    f"{self.command[0]!r} took more than {self.timeout:g} s for {number}", answers
+                ) from None
+            if line is None:
+                raise OracleError(
+                    f"{self.command[0]!r} ended with exit code {process.wait()} before {number}",
+                    answers,
+                )
+            try:
+                answers.append(self._parse(question, line))
+            except UserError as error:
+                raise OracleError(f"{self.command[0]!r}, {number}: {error}", answers) from error
+        return answers
+
+    def _parse(self, question: Question, line: str) -> Answer:
+        try:
+            entry = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            raise UserError(f"expected a line of JSON, read {line[:80]!r}") from None
+        if not isinstance(entry, dict):
+            raise UserError(f"expected an object with relations, read {line[:80]!r}")
+        answer = answer_from_dict({**question_to_dict(question), **entry, "oracle": self.name})
+        if answer.question != question:
+            raise UserError(f"it answers {answer.question}, which was not asked")
+        return answer
+
+
+def read_answers(path: str | os.PathLike[str]) -> list[Answer]:
+    """The answers in a JSON-lines file such as answers.jsonl; empty lines are skipped.
+
+    Raises:
+        UserError: the file is not there, or says which line of it is not an answer.
+    """
+    try:
+        text = pathlib.Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the answers in {path} cannot be read: {error}") from error
+    answers = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                answers.append(answer_from_dict(json.loads(line)))
+            except (UserError, json.JSONDecodeError, RecursionError) as error:
+                raise UserError(f"line {number} of {path} is not an answer: {error}") from error
+    return answers
+
+
+def _feed(process: subprocess.Popen[str], questions: Sequence[Question]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError), process.stdin as stdin:
+        # An error means that it has stopped reading; what it writes, or does not, is what counts.
+        for question in questions:
+            stdin.write(json.dumps(question_to_dict(question)) + "\n")
+            stdin.flush()
+
+
+def _drain(process: subprocess.Popen[str], lines: "queue.SimpleQueue[str | None]") -> None:
+    assert process.stdout is not None
+    while line := process.stdout.readline(_LONGEST_LINE):
+        lines.put(line)
+    lines.put(None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Stops it and what it started: a child left behind would keep our pipes open."""
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
+def _pair(i: int, j: int) -> tuple[int, int]:
+    return (i, j) if i < j else (j, i)

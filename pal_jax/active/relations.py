@@ -1,0 +1,282 @@
+"""What follows from the answers: groups, groups known apart, and the answers that disagree."""
+
+import collections
+import dataclasses
+import heapq
+from collections.abc import Iterable
+
+import numpy as np
+
+from pal_jax.active.questions import Answer, Relation
+from pal_jax.errors import UserError
+
+Pair = tuple[int, int]  # two sample or group ids, the smaller first
+
+
+@dataclasses.dataclass(frozen=True)
+class Contradiction:
+    """An answer that the groups do not follow, and what speaks against it.
+
+    Args:
+        pair: the two samples it is about.
+        relation: what it said of them.
+        position: which answer it is, from 0, in the order in which they were told.
+        against: positions of the answers behind the opposite: those on the shortest chain of
+            "alike" between the two, or all those of "not alike" between their groups.
+    """
+
+    pair: Pair
+    relation: Relation
+    position: int
+    against: tuple[int, ...]
+
+
+class Relations:
+    """What a log of answers says about n samples, inferred anew whenever the log demands it.
+
+    Each judgement is a vote on a pair: +1 alike, -1 not alike, 0 not sure. Groups are joined in
+    the order of the votes between them, the strongest first and as long as the sum is positive
+    (greedy additive contraction of a signed graph). Where no two answers disagree this is the
+    transitive closure of "alike", in any order of the answers; where they do, the majority
+    decides, and a single wrong "alike" between two groups is undone by two "not alike". Two
+    groups are not alike when the votes between them sum to less than 0.
+
+    Answers that agree with the closure are added to it in (nearly) constant time; only a
+    disagreement makes the next reading infer everything from all votes, O(m log m) for m votes.
+
+    A group is named by its smallest sample id.
+
+    Args:
+        n: number of samples.
+        known: [n] int labels known from the start, -1 where there is none: equal means alike,
+            different not alike. No answer overrules them.
+    """
+
+    def __init__(self, n: int, known: np.ndarray | None = None):
+        self.n = n
+        self._known = _known_groups(n, known)  # [n] name of the group known from the start, or -1
+        self._votes: dict[Pair, list[tuple[int, Relation]]] = collections.defaultdict(list)
+        self._length = 0
+        self._consistent = True  # no answer so far disagreed with those before it
+        self._stale = False
+        self._start()
+
+    def add(self, answers: Iterable[Answer]) -> None:
+        """Takes them in; O(judgements) unless one of them disagrees with those before."""
+        for answer in answers:
+            for i, j, relation in answer.judgements:
+                self._votes[_pair(i, j)].append((self._length, relation))
+                self._extend(i, j, relation)
+            self._length += 1
+
+    def relation(self, i: int, j: int) -> Relation:
+        """What is known or follows for samples i and j; a sample is alike to itself."""
+        self._refresh()
+        return self._between(self._find(i), self._find(j))
+
+    def groups(self) -> np.ndarray:
+        """[n] int64: the name of each sample's group; not to be written to."""
+        self._refresh()
+        while True:
+            names = self._parent[self._parent]
+            if np.array_equal(names, self._parent):
+                return names
+            self._parent = names
+
+    def apart(self, group: int) -> set[int]:
+        """Groups known not to be alike to `group`, without those that only differ in `known`."""
+        self._refresh()
+        return self._apart[group]
+
+    def known(self) -> np.ndarray:
+        """[n] int64: the name of the sample's group known from the start, -1 where none is."""
+        return self._known
+
+    def votes(self, i: int, j: int) -> int:
+        """How often this very pair was called alike, less how often not alike."""
+        return sum(_VOTE[relation] for _, relation in self._votes.get(_pair(i, j), ()))
+
+    def pairs(self) -> Iterable[Pair]:
+        """All pairs that were ever asked about, in the order of their first answer."""
+        return self._votes.keys()
+
+    def asked(self, i: int, j: int) -> int:
+        """How often this very pair was asked, "not sure" included."""
+        return len(self._votes.get(_pair(i, j), ()))
+
+    def contradictions(self) -> list[Contradiction]:
+        """The answers that `groups` does not follow, in the order in which they were told."""
+        self._refresh()
+        found = []
+        for pair, votes in self._votes.items():
+            truth = self.relation(*pair)
+            for position, relation in votes:
+                if Relation.UNKNOWN not in (relation, truth) and relation is not truth:
+                    against = self._behind(pair, truth)
+                    found.append(Contradiction(pair, relation, position, against))
+        return sorted(found, key=lambda c: (c.position, c.pair))
+
+    def _start(self) -> None:
+        self._parent = np.where(self._known < 0, np.arange(self.n), self._known)
+        self._label = self._known.copy()  # [n], right at the names of groups
+        self._apart: dict[int, set[int]] = collections.defaultdict(set)
+
+    def _find(self, i: int) -> int:
+        parent = self._parent
+        while (above := int(parent[i])) != i:
+            parent[i] = parent[above]  # path halving
+            i = above
+        return i
+
+    def _between(self, a: int, b: int) -> Relation:
+        """For names of groups."""
+        if a == b:
+            return Relation.ALIKE
+        differ = self._label[a] >= 0 and self._label[b] >= 0
+        return Relation.NOT_ALIKE if differ or b in self._apart[a] else Relation.UNKNOWN
+
+    def _extend(self, i: int, j: int, relation: Relation) -> None:
+        """One more vote; nothing to do once a disagreement has made the state stale."""
+        if relation is Relation.UNKNOWN or not self._consistent:
+            self._stale = self._stale or not self._consistent
+            return
+        a, b = self._find(i), self._find(j)
+        current = self._between(a, b)
+        if current is not Relation.UNKNOWN:
+            self._consistent = current is relation
+            self._stale = not self._consistent
+        elif relation is Relation.ALIKE:
+            self._join(a, b)
+        else:
+            self._separate(a, b)
+
+    def _join(self, a: int, b: int) -> None:
+        keep, drop = _pair(a, b)
+        self._parent[drop] = keep
+        self._label[keep] = max(self._label[keep], self._label[drop])
+        for other in self._apart.pop(drop, ()):
+            self._apart[other].discard(drop)
+            self._separate(keep, other)
+
+    def _separate(self, a: int, b: int) -> None:
+        self._apart[a].add(b)
+        self._apart[b].add(a)
+
+    def _refresh(self) -> None:
+        """Infers everything from all votes, if the log has come to disagree with itself."""
+        if not self._stale:
+            return
+        self._stale = False
+        self._start()
+        between = _Between()
+        for (i, j), votes in self._votes.items():
+            a, b = self._find(i), self._find(j)
+            if a != b and not (self._label[a] >= 0 and self._label[b] >= 0):
+                for position, relation in votes:
+                    between.add(a, b, _VOTE[relation], position)
+        while pair := between.strongest():
+            a, b = pair
+            if self._between(a, b) is Relation.NOT_ALIKE:  # by their labels
+                between.forget(a, b)
+            else:
+                self._join(a, b)
+                between.join(*_pair(a, b))
+        for a, b in between.negative():
+            self._separate(a, b)
+
+    def _behind(self, pair: Pair, truth: Relation) -> tuple[int, ...]:
+        """The answers that make `truth` of this pair; none where labels known before do."""
+        if truth is Relation.ALIKE:
+            return self._chain(*pair)
+        ends = {self._find(pair[0]), self._find(pair[1])}
+        return tuple(
+            position
+            for (i, j), votes in self._votes.items()
+            if {self._find(i), self._find(j)} == ends
+            for position, relation in votes
+            if relation is Relation.NOT_ALIKE
+        )
+
+    def _chain(self, start: int, end: int) -> tuple[int, ...]:
+        """Positions of the answers on a shortest path of "alike" inside the group."""
+        neighbours: dict[int, list[tuple[int, int]]] = collections.defaultdict(list)
+        group = self._find(start)
+        for (i, j), votes in self._votes.items():
+            yes = [position for position, relation in votes if relation is Relation.ALIKE]
+            if yes and self._find(i) == group == self._find(j):
+                neighbours[i].append((j, yes[0]))
+                neighbours[j].append((i, yes[0]))
+        came: dict[int, tuple[int, int]] = {start: (start, -1)}
+        todo = collections.deque([start])
+        while todo and end not in came:
+            here = todo.popleft()
+            for there, position in neighbours[here]:
+                if there not in came:
+                    came[there] = (here, position)
+                    todo.append(there)
+        chain = []
+        while end in came and end != start:
+            end, position = came[end]
+            chain.append(position)
+        return tuple(sorted(chain))
+
+
+class _Between:
+    """Sums of votes between groups, while groups are being joined."""
+
+    def __init__(self):
+        self._sums: dict[int, dict[int, int]] = collections.defaultdict(dict)
+        self._first: dict[Pair, int] = {}
+        self._heap: list[tuple[int, int, Pair]] = []
+
+    def add(self, a: int, b: int, vote: int, position: int) -> None:
+        total = self._sums[a].get(b, 0) + vote
+        self._sums[a][b] = self._sums[b][a] = total
+        pair = _pair(a, b)
+        first = self._first[pair] = min(position, self._first.get(pair, position))
+        if total > 0:
+            heapq.heappush(self._heap, (-total, first, pair))
+
+    def strongest(self) -> Pair | None:
+        """The two groups with the largest positive sum; of equals, those asked about first."""
+        while self._heap:
+            total, _, pair = heapq.heappop(self._heap)
+            a, b = pair
+            if self._sums.get(a, {}).get(b) == -total:
+                return pair
+        return None
+
+    def join(self, keep: int, drop: int) -> None:
+        for other, total in self._sums.pop(drop).items():
+            del self._sums[other][drop]
+            if other != keep:
+                self.add(keep, other, total, self._first[_pair(drop, other)])
+
+    def forget(self, a: int, b: int) -> None:
+        del self._sums[a][b], self._sums[b][a]
+
+    def negative(self) -> list[Pair]:
+        return [
+            (a, b) for a, others in self._sums.items() for b, t in others.items() if t < 0 and a < b
+        ]
+
+
+_VOTE = {Relation.ALIKE: 1, Relation.NOT_ALIKE: -1, Relation.UNKNOWN: 0}
+
+
+def _pair(i: int, j: int) -> Pair:
+    return (i, j) if i < j else (j, i)
+
+
+def _known_groups(n: int, known: np.ndarray | None) -> np.ndarray:
+    """[n] the smallest id with the same label, -1 where the label is."""
+    if known is None:
+        return np.full(n, -1)
+    known = np.asarray(known)
+    if known.shape != (n,) or not np.issubdtype(known.dtype, np.integer):
+        raise UserError(
+            f"known labels are one integer for each of {n} samples (-1: not known), "
+            f"not {known.dtype}{list(known.shape)}"
+        )
+    _, first, label = np.unique(known, return_index=True, return_inverse=True)
+    return np.where(known < 0, -1, first[label])

@@ -1,0 +1,387 @@
+"""The side that remembers: budget, ask and tell, partition, batches, and state to go on from."""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pal_jax.active import stopping
+from pal_jax.active.geometry import Geometry, check_embeddings
+from pal_jax.active.journal import Journal
+from pal_jax.active.oracles import OracleError
+from pal_jax.active.posterior import infer
+from pal_jax.active.questions import (
+    Answer,
+    Oracle,
+    Question,
+    answer_from_dict,
+    answer_to_dict,
+)
+from pal_jax.active.relations import Relations
+from pal_jax.active.strategies import Knowledge, Strategy, most_informative
+from pal_jax.errors import UserError
+
+_BATCH, _PROPOSAL = 0, 1  # streams of random numbers that never meet
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """Which samples belong together.
+
+    Args:
+        groups: [n] int, numbered from 0 by size descending; of equals, smallest sample id first.
+        probability: [n] float in [0, 1], how sure it is of each sample's group.
+    """
+
+    groups: np.ndarray
+    probability: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What a training step is given; shapes never change.
+
+    Args:
+        ids: [B] int, different samples.
+        groups: [B] int32 in [0, B); equal numbers are known to be alike.
+    """
+
+    ids: np.ndarray
+    groups: np.ndarray
+
+
+class Sampler:
+    """Proposes questions, learns from answers and draws the batches that teach the model.
+
+    Everything it does is a function of its arguments, the answers told so far and two counters,
+    so a run that stopped goes on as if it never had. With a journal, answers are on disk before
+    they count; those in it that the loaded state has not seen are *pending*: bought by a run
+    that stopped before it saved its state. `ask` and `audit` use them up before they buy more.
+
+    Args:
+        n: number of samples.
+        budget: judgements that may be bought in all, repeats included; one candidate costs one.
+        seed: of all random choices.
+        strategy: which questions to propose.
+        journal: where answers are kept; None: in memory, and then in `state_dict`.
+        error_rate: how often a judgement is wrong, below one half. 0: all are right.
+        known: [n] int labels known from the start, -1 where there is none.
+        candidates: M, how many candidates a question may have.
+        related: share of a batch that is drawn from samples with a known alike partner.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        budget: int,
+        seed: int = 0,
+        strategy: Strategy = most_informative,
+        journal: Journal | None = None,
+        error_rate: float = 0.0,
+        known: np.ndarray | None = None,
+        candidates: int = 1,
+        related: float = 0.5,
+    ):
+        _check_settings(n, budget, seed, error_rate, candidates, related)
+        self.n = n
+        self.budget = budget
+        self.seed = seed
+        self.strategy = strategy
+        self.error_rate = error_rate
+        self.candidates = candidates
+        self.related = related
+        self._known = known
+        self._journal = journal
+        self._geometry: tuple[bytes, Geometry] | None = None
+        self._restart()
+        self._pending = self._unseen(0)
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All that were told, in order."""
+        return list(self._answers)
+
+    @property
+    def spent(self) -> int:
+        """Judgements told so far; pending ones count when they are told."""
+        return self._spent
+
+    @property
+    def left(self) -> int:
+        """Judgements that may still be bought."""
+        return max(0, self.budget - self._spent)
+
+    @property
+    def relations(self) -> Relations:
+        """What the answers say; not to be added to."""
+        return self._relations
+
+    def propose(self, embeddings: np.ndarray, count: int) -> list[Question]:
+        """At most `count` questions, for no more judgements than are left.
+
+        Empty when the budget is spent or nothing is worth asking. Pending answers are told
+        first, so that nothing is bought twice.
+
+        Args:
+            embeddings: [n, d] finite numbers.
+        """
+        self._tell_pending()
+        return self._propose(embeddings, count)
+
+    def tell(self, answers: Sequence[Answer]) -> None:
+        """Writes the answers to the journal, then learns from them; all or none.
+
+        Answers to questions that were never proposed are welcome, and count.
+
+        Raises:
+            UserError: a sample id is out of range, or they cost more than is left.
+        """
+        self._tell_pending()
+        self._tell(answers)
+
+    def ask(self, oracle: Oracle, embeddings: np.ndarray, count: int, *, at_once: int = 1) -> int:
+        """Proposes up to `count` questions, has them answered and learns; judgements told.
+
+        Args:
+            oracle: answers what no pending answer settles.
+            embeddings: [n, d] finite numbers.
+            at_once: questions proposed together, before any of their answers is known. 1 needs
+                fewest answers; more suit an oracle that is slow to start or that is several.
+
+        Raises:
+            OracleError: the oracle stopped half-way; its answers up to there were told.
+        """
+        before = self._spent
+        while count > 0 and (questions := self._propose(embeddings, min(at_once, count))):
+            self._buy(oracle, questions)
+            count -= len(questions)
+        return self._spent - before
+
+    def audit(self, oracle: Oracle, embeddings: np.ndarray, count: int) -> stopping.Audit:
+        """Buys up to `count` judgements on random samples; they teach like any other.
+
+        The result is about the partition as it was before them. See `stopping.Audit` for what
+        it cannot see.
+        """
+        partition = self.partition(embeddings)
+        geometry = self._geometry_of(embeddings)
+        centrality = geometry.centrality(partition.groups)
+        questions, unknown = stopping.audit_questions(
+            partition.groups, centrality, self._relations, min(count, self.left), self._rng()
+        )
+        told = len(self._answers)
+        self._buy(oracle, questions)
+        by_question = {answer.question: answer for answer in self._answers[told:]}
+        relations = [by_question[question].relations[0] for question in questions]
+        return stopping.audit_result(relations, unknown, self.n, self.error_rate)
+
+    def partition(self, embeddings: np.ndarray) -> Partition:
+        """The most probable group of each sample; needs no number of groups, nor any answer.
+
+        Samples that the answers say little about form groups of their own, as the embedding
+        has it.
+        """
+        geometry = self._geometry_of(embeddings)
+        if not self._answers and self._known is None:
+            groups = geometry.communities
+            return Partition(number_by_size(groups), np.full(self.n, 0.5))
+        posterior = infer(geometry, self._relations)
+        best = posterior.probability.argmax(axis=1)
+        unseen = best == len(posterior.names)
+        groups = np.where(unseen, len(posterior.names) + geometry.communities, best)
+        return Partition(number_by_size(groups), posterior.probability.max(axis=1))
+
+    def batch(self, size: int) -> Batch:
+        """The next batch: a function of seed, number of the batch and what is known.
+
+        A share `related` of it, as far as there are so many, are samples with a known alike
+        partner, which comes with them; the rest are any samples. None comes twice.
+
+        Raises:
+            UserError: `size` is larger than the data, or below 1.
+        """
+        if not 1 <= size <= self.n:
+            raise UserError(f"a batch of {size} cannot be drawn from {self.n} samples")
+        rng = np.random.default_rng([self.seed, _BATCH, self._batches])
+        self._batches += 1
+        groups = self._relations.groups()
+        related = _draw_related(groups, round(self.related * size), rng)
+        others = rng.choice(self.n, size, replace=False)
+        others = others[~np.isin(others, related)][: size - len(related)]
+        ids = rng.permutation(np.concatenate([related, others]))
+        _, small = np.unique(groups[ids], return_inverse=True)
+        return Batch(ids, small.astype(np.int32))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All it takes to go on as if never stopped: integers, and the log where no journal is."""
+        state = {
+            "answers": len(self._answers),
+            "batches": self._batches,
+            "proposals": self._proposals,
+        }
+        if self._journal is None:
+            state["log"] = [answer_to_dict(answer) for answer in self._answers]
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to a state; answers that the journal holds beyond it are pending.
+
+        Raises:
+            UserError: the journal holds fewer answers than the state has seen.
+        """
+        if self._journal is None:
+            answers = [answer_from_dict(entry) for entry in state["log"]]
+        else:
+            answers = self._journal.answers()
+            if len(answers) < state["answers"]:
+                raise UserError(
+                    f"the journal {self._journal.path} holds {len(answers)} answers, the saved "
+                    f"state has seen {state['answers']}; put the journal of this run back"
+                )
+        self._restart()
+        self._learn(answers[: state["answers"]])
+        self._pending = collections.deque(answers[state["answers"] :])
+        self._batches = state["batches"]
+        self._proposals = state["proposals"]
+
+    def _restart(self) -> None:
+        self._relations = Relations(self.n, self._known)
+        self._answers: list[Answer] = []
+        self._spent = 0
+        self._batches = 0
+        self._proposals = 0
+
+    def _unseen(self, position: int) -> collections.deque[Answer]:
+        journal = self._journal
+        answers = [] if journal is None else journal.answers(since=position)
+        self._check(answers)
+        return collections.deque(answers)
+
+    def _geometry_of(self, embeddings: np.ndarray) -> Geometry:
+        """Kept for the last embedding, recognised by its content."""
+        z = check_embeddings(embeddings, self.n)
+        content = hashlib.blake2b(z.tobytes()).digest()
+        if self._geometry is None or self._geometry[0] != content:
+            self._geometry = (content, Geometry(z))
+        return self._geometry[1]
+
+    def _rng(self) -> np.random.Generator:
+        self._proposals += 1
+        return np.random.default_rng([self.seed, _PROPOSAL, self._proposals])
+
+    def _propose(self, embeddings: np.ndarray, count: int) -> list[Question]:
+        geometry = self._geometry_of(embeddings)
+        count = min(count, self.left)
+        if count <= 0:
+            return []
+        knowledge = Knowledge(geometry, self._relations, self.candidates, self.error_rate)
+        questions = []
+        left = self.left
+        for question in self.strategy(knowledge, count, self._rng()):
+            if left:
+                question = Question(question.anchor, question.candidates[:left])
+                questions.append(question)
+                left -= len(question.candidates)
+        return questions
+
+    def _buy(self, oracle: Oracle, questions: list[Question]) -> None:
+        """Pending answers first, as long as they are to these very questions."""
+        rest = collections.deque(questions)
+        taken = []
+        while rest and self._pending and self._pending[0].question == rest[0]:
+            taken.append(self._pending.popleft())
+            rest.popleft()
+        self._learn(taken)
+        if rest and self._pending:  # another run than this one bought them: they count all the same
+            self._tell_pending()
+        if not rest:
+            return
+        try:
+            answers = oracle(list(rest))
+        except OracleError as error:
+            self._tell(error.answers)
+            raise
+        if [answer.question for answer in answers] != list(rest):
+            raise UserError("the oracle did not answer each question once, in their order")
+        self._tell(answers)
+
+    def _tell_pending(self) -> None:
+        pending = list(self._pending)
+        self._pending.clear()
+        self._learn(pending)
+
+    def _tell(self, answers: Sequence[Answer]) -> None:
+        self._check(answers)
+        cost = sum(len(answer.relations) for answer in answers)
+        if cost > self.left:
+            raise UserError(
+                f"{cost} judgements were told and {self.left} of the budget of {self.budget} are "
+                "left; raise the budget"
+            )
+        if answers and self._journal is not None:
+            self._journal.append(answers)
+        self._learn(answers)
+
+    def _check(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            largest = max(answer.question.anchor, *answer.question.candidates)
+            if largest >= self.n:
+                raise UserError(
+                    f"an answer is about sample {largest}, but there are {self.n} samples, from 0"
+                )
+
+    def _learn(self, answers: Sequence[Answer]) -> None:
+        self._relations.add(answers)
+        self._answers.extend(answers)
+        self._spent += sum(len(answer.relations) for answer in answers)
+
+
+def number_by_size(groups: np.ndarray) -> np.ndarray:
+    """[n] int: the same partition, numbered from 0, largest group first, then smallest id."""
+    _, first, inverse, counts = np.unique(
+        groups, return_index=True, return_inverse=True, return_counts=True
+    )
+    rank = np.empty(len(first), np.int64)
+    rank[np.lexsort((first, -counts))] = np.arange(len(first))
+    return rank[inverse]
+
+
+def _draw_related(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `count` different samples with a known alike partner, in pairs of partners."""
+    order = np.argsort(groups, kind="stable")
+    _, start, size = np.unique(groups[order], return_index=True, return_counts=True)
+    large = size > 1
+    start, size = start[large], size[large]
+    total = int(size.sum())
+    pairs = min(count, total) // 2
+    if pairs == 0:
+        return np.empty(0, np.int64)
+    # Position p of all samples with a partner, laid end to end, is in block `block[p]`.
+    picks = rng.choice(total, pairs, replace=False)
+    ends = np.cumsum(size)
+    block = np.searchsorted(ends, picks, side="right")
+    place = picks - (ends - size)[block]
+    partner = (place + rng.integers(1, size[block])) % size[block]
+    ids = np.concatenate([order[start[block] + place], order[start[block] + partner]])
+    return np.unique(ids)
+
+
+def _check_settings(
+    n: int, budget: int, seed: int, error_rate: float, candidates: int, related: float
+) -> None:
+    if n < 1:
+        raise UserError(f"there are {n} samples; at least one is needed")
+    if budget < 0:
+        raise UserError(f"a budget is a number of judgements from 0 up, not {budget}")
+    if seed < 0:
+        raise UserError(f"the seed is an integer from 0 up, not {seed}")
+    if not 0.0 <= error_rate < 0.5:
+        raise UserError(f"the error rate is a probability below one half, not {error_rate}")
+    if candidates < 1:
+        raise UserError(f"a question needs at least one candidate, not {candidates}")
+    if not 0.0 <= related <= 1.0:
+        raise UserError(f"related is a share of the batch from 0 to 1, not {related}")
