@@ -14,237 +14,19 @@ Decided for all of them:
   G >= 0. Traced ones cannot be looked at: they propagate, as NaN does.
 """
 
-import dataclasses
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.core import Tracer
+
+from pal_jax.graph_kinds import Dense, Edges, Groups, Laplacian
 
 Array = jax.Array
 
-
-def _node(cls: Any, *, static: tuple[str, ...] = ()) -> Any:
-    data = [f.name for f in dataclasses.fields(cls) if f.name not in static]
-    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=list(static))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dense:
-    """A graph that is its array. N x N memory, so for small N and for arbitrary weights."""
-
-    weights: Array  # [N, N] floating
-
-    @property
-    def rows(self) -> int:
-        """N."""
-        return self.weights.shape[0]
-
-    @property
-    def T(self) -> "Dense":  # noqa: N802 (the name that NumPy gave it)
-        """The graph with every edge turned round."""
-        return Dense(self.weights.T)
-
-    def astype(self, dtype: Any) -> "Dense":
-        """The same graph with weights of `dtype`."""
-        return Dense(self.weights.astype(dtype))
-
-    def matmul(self, z: Array) -> Array:
-        """G @ z, for z [N, K] of the graph's dtype."""
-        return self.weights @ z
-
-    def degree(self) -> Array:
-        """[N] row sums of G."""
-        return self.weights.sum(axis=1)
-
-    def diagonal(self) -> Array:
-        """[N] weights of the self-loops."""
-        return jnp.diagonal(self.weights)
-
-    def energy(self, z: Array) -> Array:
-        """sum_ij G_ij |z_i - z_j|^2 (for a symmetric G, 2 tr(Z^T L Z)), from one product G @ z."""
-        # Self-loops add nothing; dropping them keeps the digits that a heavy diagonal would cancel.
-        # Centring changes nothing either and keeps the digits of a z far from the origin.
-        g = jnp.where(jnp.eye(self.rows, dtype=bool), 0, self.weights)
-        z = z - z.mean(axis=0, keepdims=True)
-        ends = g.sum(axis=1) + g.sum(axis=0)
-        return ends @ jnp.square(z).sum(axis=1) - 2 * jnp.vdot(z, g @ z)
-
-    def squared_norm(self) -> Array:
-        """|G|_F^2."""
-        return jnp.square(self.weights).sum()
-
-    def scaled(self, left: Array, right: Array) -> "Dense":
-        """diag(left) G diag(right)."""
-        return Dense(left[:, None] * self.weights * right[None, :])
-
-    def dense(self) -> Array:
-        """[N, N] array."""
-        return self.weights
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.dense(), dtype)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Groups:
-    """Cliques: G_ij = scale_i scale_j where ids_i = ids_j, else 0. Symmetric, O(N) memory.
-
-    Build it with `from_groups`, which brings any integers into [0, N).
-    """
-
-    ids: Array  # [N] int32, each in [0, N)
-    scale: Array | None = None  # [N] floating, non-negative; None: all 1
-
-    @property
-    def rows(self) -> int:
-        """N."""
-        return self.ids.shape[0]
-
-    @property
-    def T(self) -> "Groups":  # noqa: N802
-        """The graph itself: cliques are symmetric."""
-        return self
-
-    def astype(self, dtype: Any) -> "Groups":
-        """The same graph with weights of `dtype`."""
-        return Groups(self.ids, self._scale().astype(dtype))
-
-    def matmul(self, z: Array) -> Array:
-        """G @ z, for z [N, K] of the graph's dtype: a segment sum."""
-        scale = self._scale()[:, None]
-        return scale * self._group_sums(scale * z)[self.ids]
-
-    def degree(self) -> Array:
-        """[N] row sums of G; without `scale`, the size of each row's group."""
-        scale = self._scale()
-        return scale * self._group_sums(scale)[self.ids]
-
-    def diagonal(self) -> Array:
-        """[N] weights of the self-loops."""
-        return jnp.square(self._scale())
-
-    def energy(self, z: Array) -> Array:
-        """sum_ij G_ij |z_i - z_j|^2 = 2 sum_i deg_i |z_i - (G z)_i / deg_i|^2.
-
-        Distances to the mean of the group, so views that nearly agree keep their digits.
-        """
-        degree = self.degree()
-        mean = self.matmul(z) / jnp.where(degree > 0, degree, 1)[:, None]
-        return 2 * degree @ jnp.square(z - mean).sum(axis=1)
-
-    def squared_norm(self) -> Array:
-        """|G|_F^2."""
-        return jnp.square(self._group_sums(jnp.square(self._scale()))).sum()
-
-    def scaled(self, left: Array, right: Array) -> "Groups":
-        """diag(left) G diag(right); symmetric as cliques are, so `right` must equal `left`."""
-        del right
-        return Groups(self.ids, self._scale() * left)
-
-    def dense(self) -> Array:
-        """[N, N] array; for small N and for tests."""
-        scale = self._scale()
-        same = self.ids[:, None] == self.ids[None, :]
-        return jnp.where(same, scale[:, None] * scale[None, :], 0)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.dense(), dtype)
-
-    def _scale(self) -> Array:
-        return jnp.ones(self.rows) if self.scale is None else self.scale
-
-    def _group_sums(self, x: Array) -> Array:
-        return jax.ops.segment_sum(x, self.ids, num_segments=self.rows)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Edges:
-    """G_ij = weights_e for the e-th edge (i, j), else 0. O(E) memory.
-
-    Each entry stands once: (i, j) and (j, i) are two. `from_edges` makes a symmetric graph of
-    pairs; a directed one is built directly.
-    """
-
-    edges: Array  # [E, 2] int32, (row, column), each in [0, n), no pair twice
-    weights: Array  # [E] floating
-    n: int  # N
-
-    @property
-    def rows(self) -> int:
-        """N."""
-        return self.n
-
-    @property
-    def T(self) -> "Edges":  # noqa: N802
-        """The graph with every edge turned round."""
-        return Edges(self.edges[:, ::-1], self.weights, self.n)
-
-    def astype(self, dtype: Any) -> "Edges":
-        """The same graph with weights of `dtype`."""
-        return Edges(self.edges, self.weights.astype(dtype), self.n)
-
-    def matmul(self, z: Array) -> Array:
-        """G @ z, for z [N, K] of the graph's dtype: a gather and a segment sum."""
-        return self._row_sums(self.weights[:, None] * z[self.edges[:, 1]])
-
-    def degree(self) -> Array:
-        """[N] row sums of G."""
-        return self._row_sums(self.weights)
-
-    def diagonal(self) -> Array:
-        """[N] weights of the self-loops."""
-        loop = self.edges[:, 0] == self.edges[:, 1]
-        return self._row_sums(jnp.where(loop, self.weights, 0))
-
-    def energy(self, z: Array) -> Array:
-        """sum_ij G_ij |z_i - z_j|^2, edge by edge."""
-        difference = z[self.edges[:, 0]] - z[self.edges[:, 1]]
-        return self.weights @ jnp.square(difference).sum(axis=1)
-
-    def squared_norm(self) -> Array:
-        """|G|_F^2."""
-        return jnp.square(self.weights).sum()
-
-    def scaled(self, left: Array, right: Array) -> "Edges":
-        """diag(left) G diag(right)."""
-        weights = left[self.edges[:, 0]] * self.weights * right[self.edges[:, 1]]
-        return Edges(self.edges, weights, self.n)
-
-    def dense(self) -> Array:
-        """[N, N] array; for small N and for tests."""
-        zeros = jnp.zeros((self.n, self.n), self.weights.dtype)
-        return zeros.at[self.edges[:, 0], self.edges[:, 1]].add(self.weights)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.dense(), dtype)
-
-    def _row_sums(self, x: Array) -> Array:
-        return jax.ops.segment_sum(x, self.edges[:, 0], num_segments=self.n)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Laplacian:
-    """L = D - G of a graph object, as an operator: it has a product but no N x N array."""
-
-    graph: "Dense | Groups | Edges"
-
-    def matmul(self, z: Array) -> Array:
-        """L @ z, for z [N, K]."""
-        return self.graph.degree()[:, None] * z - self.graph.matmul(z)
-
-    def dense(self) -> Array:
-        """[N, N] array; for small N and for tests."""
-        return jnp.diag(self.graph.degree()) - self.graph.dense()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.dense(), dtype)
-
-
-for _cls, _static in ((Dense, ()), (Groups, ()), (Edges, ("n",)), (Laplacian, ())):
-    _node(_cls, static=_static)
 
 Graph = Dense | Groups | Edges
 GraphLike = Array | np.ndarray | Graph
@@ -272,18 +54,18 @@ def from_views(samples: int, views: int, directed: bool = False) -> Groups | Edg
     return Edges(jnp.asarray(edges, jnp.int32), jnp.ones(len(edges)), samples * views)
 
 
-def from_groups(ids: Array | np.ndarray) -> Groups:
+def from_groups(ids: npt.ArrayLike) -> Groups:
     """Rows of equal id are alike. Any integers, [N]; they may be traced."""
-    concrete = _integers(ids, "group ids")
+    ids = _integers(ids, "group ids")
+    concrete = _concrete(ids)
     if concrete is not None:  # on the host, where ids beyond int32 survive
         compact = jnp.asarray(np.unique(concrete, return_inverse=True)[1], jnp.int32)
     else:
-        ids = jnp.asarray(ids)
-        compact = jnp.unique(ids, return_inverse=True, size=ids.shape[0])[1].astype(jnp.int32)
+        compact = jnp.unique(ids, return_inverse=True, size=len(ids))[1].astype(jnp.int32)
     return Groups(compact)
 
 
-def from_labels(labels: Array | np.ndarray, known: Array | np.ndarray | None = None) -> Groups:
+def from_labels(labels: npt.ArrayLike, known: npt.ArrayLike | None = None) -> Groups:
     """Supervised, or with `known` semi-supervised: rows of equal known label are alike.
 
     Args:
@@ -303,9 +85,7 @@ def from_labels(labels: Array | np.ndarray, known: Array | np.ndarray | None = N
     return Groups(jnp.where(known, first[compact], row))
 
 
-def from_edges(
-    n: int, edges: Array | np.ndarray, weights: Array | np.ndarray | None = None
-) -> Edges:
+def from_edges(n: int, edges: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Edges:
     """Pairs that are alike: a symmetric graph of n rows.
 
     Args:
@@ -321,18 +101,19 @@ def from_edges(
     Raises:
         ValueError: concrete edges outside [0, n), concrete negative weights, wrong shapes.
     """
-    edges = jnp.asarray(edges)
-    if edges.ndim != 2 or edges.shape[1] != 2 or not jnp.issubdtype(edges.dtype, jnp.integer):
+    edges = edges if isinstance(edges, Array) else np.asarray(edges)
+    if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind not in "iu":
         raise ValueError(f"edges must be [E, 2] integers; got {edges.shape} {edges.dtype}")
     weights = jnp.ones(len(edges)) if weights is None else _floating(jnp.asarray(weights))
     if weights.shape != edges.shape[:1]:
         raise ValueError(f"{len(edges)} edges need as many weights; got {weights.shape}")
     _refuse_outside(edges, n)
     _refuse_negative(weights)
+    edges = jnp.asarray(edges).astype(jnp.int32)
     if len(edges) == 0:
-        return Edges(edges.astype(jnp.int32), weights, n)
+        return Edges(edges, weights, n)
 
-    low, high = edges.min(axis=1).astype(jnp.int32), edges.max(axis=1).astype(jnp.int32)
+    low, high = edges.min(axis=1), edges.max(axis=1)
     order = jnp.lexsort((high, low))
     low, high, weights = low[order], high[order], weights[order]
     new = jnp.append(True, (low[1:] != low[:-1]) | (high[1:] != high[:-1]))
@@ -370,7 +151,9 @@ def as_graph(graph: GraphLike, rows: int | None = None) -> Graph:
         weights = jnp.asarray(graph)
         if weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
             raise ValueError(f"a dense graph must be [N, N]; got {weights.shape}")
-        graph = Dense(_floating(weights))
+        graph = Dense(weights)
+    if isinstance(graph, Dense):
+        graph = Dense(_floating(graph.weights))
     if rows is not None and graph.rows != rows:
         raise ValueError(
             f"the graph has {graph.rows} rows and the embeddings have {rows}; both need one a view "
@@ -420,14 +203,13 @@ def _floating(weights: Array) -> Array:
     return weights.astype(float)
 
 
-def _integers(ids: Array | np.ndarray, what: str) -> np.ndarray | None:
-    """The concrete values of [N] integers, None for traced ones."""
-    if np.ndim(ids) != 1 or np.shape(ids)[0] == 0:
-        raise ValueError(f"{what} must be one integer a row, [N]; got shape {np.shape(ids)}")
-    dtype = ids.dtype
-    if dtype.kind not in "iub":
-        raise ValueError(f"{what} must be integers; got {dtype}")
-    return _concrete(ids)
+def _integers(ids: npt.ArrayLike, what: str) -> Array | np.ndarray:
+    ids = ids if isinstance(ids, Array) else np.asarray(ids)
+    if ids.ndim != 1 or ids.shape[0] == 0:
+        raise ValueError(f"{what} must be one integer a row, [N]; got shape {ids.shape}")
+    if ids.dtype.kind not in "iub":
+        raise ValueError(f"{what} must be integers; got {ids.dtype}")
+    return ids
 
 
 def _concrete(x: Any) -> np.ndarray | None:
@@ -445,7 +227,7 @@ def _refuse_negative(weights: Array) -> None:
         )
 
 
-def _refuse_outside(edges: Array, n: int) -> None:
+def _refuse_outside(edges: Array | np.ndarray, n: int) -> None:
     known = _concrete(edges)
     if known is not None and ((known < 0) | (known >= n)).any():
         bad = known[((known < 0) | (known >= n)).any(axis=1)][0]
