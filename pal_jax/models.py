@@ -133,11 +133,13 @@ class Mlp(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """A small convolutional net for 8x8 to 64x64 images, sized for CPUs.
+    """A small convolutional net for 8x8 to 32x32 images, sized for CPUs; h is 8 `width` (32) wide.
 
-    3x3 convolutions with BatchNorm and ReLU: a stem, then two that halve the grid and double the
-    width. Images larger than 16x16 are halved by the stem already and get one residual convolution
-    on the last grid. The mean over the grid is h, 4 `width` wide (`width` is 32 by default).
+    The grid is halved by merging 2x2 patches (a matrix product), not by strided convolutions, whose
+    weight gradient XLA computes slowly on CPUs: 31 ms against 107 ms for 512 grids of 16x16x32. A
+    3x3 convolution where it is cheap lets patches overlap: first of all on images up to 16x16, on
+    the 8x8 and 4x4 grids of larger ones. All layers end in BatchNorm and ReLU; the last one is
+    dense, since where a stroke lies tells digits apart.
     """
 
     width: int = 32
@@ -145,18 +147,35 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        large = max(x.shape[1:3]) > 16
-
-        def layer(x: Array, width: int, stride: int) -> Array:
-            x = nn.Conv(width, (3, 3), stride, use_bias=False, dtype=self.dtype)(x)
+        def norm(x: Array) -> Array:
             return nn.relu(_batch_norm(train, self.dtype)(x))
 
-        x = layer(x, self.width, 2 if large else 1)
-        x = layer(x, 2 * self.width, 2)
-        x = layer(x, 4 * self.width, 2)
-        if large:
-            x = x + layer(x, 4 * self.width, 1)
-        return x.mean(axis=(1, 2))
+        def dense(x: Array, width: int) -> Array:
+            return norm(nn.Dense(width, use_bias=False, dtype=self.dtype)(x))
+
+        def conv(x: Array, width: int) -> Array:
+            return norm(nn.Conv(width, (3, 3), use_bias=False, dtype=self.dtype)(x))
+
+        if max(x.shape[1:3]) <= 16:
+            x = conv(x, self.width)
+            x = dense(_merge_patches(x), 2 * self.width)
+            x = dense(_merge_patches(x), 4 * self.width)
+        else:
+            x = dense(_merge_patches(x), self.width)
+            x = dense(_merge_patches(x), 2 * self.width)
+            x = x + conv(x, 2 * self.width)
+            x = dense(_merge_patches(x), 4 * self.width)
+            x = x + conv(x, 4 * self.width)
+            x = dense(_merge_patches(x), 4 * self.width)
+        return dense(x.reshape(len(x), -1), 8 * self.width)
+
+
+def _merge_patches(x: Array) -> Array:
+    """[n, H, W, C] -> [n, ceil(H/2), ceil(W/2), 4 C]; odd sides get a last row or column of 0."""
+    n, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    x = x.reshape(n, -(-height // 2), 2, -(-width // 2), 2, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], x.shape[3], 4 * channels)
 
 
 PAD_GRID = ((0, 0), (1, 1), (1, 1), (0, 0))

@@ -10,12 +10,14 @@ import math
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+ChannelValues = Array | np.ndarray
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, also what Pillow and torchvision call grey
 
 
-def normalise(inputs: Array, mean: Array, std: Array) -> Array:
+def normalise(inputs: Array, mean: ChannelValues, std: ChannelValues) -> Array:
     """float32 (x - mean) / std, for uint8 images [..., C] of x = pixels / 255, else of x = inputs.
 
     mean and std are [C], or [d] for features, as data.channel_statistics gives them.
@@ -28,8 +30,8 @@ def image_views(
     images: Array,
     *,
     count: int,
-    mean: Array,
-    std: Array,
+    mean: ChannelValues,
+    std: ChannelValues,
     crop: float = 0.0,
     rotate: float = 0.0,
     zoom: float = 0.0,
@@ -55,10 +57,10 @@ def image_views(
             0 for any other C.
         count: V, at least 1.
         mean, std: [C] of pixels / 255, for `normalise`.
-        crop: share of the area, below 1, that a crop may cut away. The crop keeps an area in
-            [1 - crop, 1] and an aspect ratio in [3/4, 4/3] (log-uniform), lies anywhere in the
-            image and is resized to H x W: the random resized crop of SimCLR is 0.92 (0.8 is common
-            for CIFAR).
+        crop: share of the area, below 1, that a crop may cut away, after the rest of the geometry.
+            It keeps an area in [1 - crop, 1] with an aspect ratio in [1/r, r] (log-uniform), r =
+            min(4/3, 1 / (1 - crop)), lies anywhere in the image and is resized to H x W: SimCLR's
+            random resized crop is 0.92, 0.8 is common for CIFAR.
         rotate: degrees, either way, about the centre.
         zoom: change of size about the centre, log-uniform in [1 / (1 + zoom), 1 + zoom].
         shift: pixels, either way, in each direction.
@@ -108,8 +110,8 @@ def feature_views(
     features: Array,
     *,
     count: int,
-    mean: Array,
-    std: Array,
+    mean: ChannelValues,
+    std: ChannelValues,
     noise: float = 0.0,
     dropout: float = 0.0,
 ) -> Array:
@@ -163,7 +165,7 @@ def _unit(inputs: Array) -> Array:
     return inputs.astype(jnp.float32)
 
 
-def _last(values: Array, ndim: int) -> Array:
+def _last(values: ChannelValues, ndim: int) -> Array:
     """[C] as float32 [1, ..., 1, C], of rank ndim."""
     values = jnp.asarray(values, jnp.float32)
     return values.reshape((1,) * (ndim - 1) + values.shape)
@@ -247,12 +249,15 @@ def _coordinates(
 
     if flip:
         x = x * each(jnp.where(jax.random.bernoulli(keys["flip"], flip, (n,)), -1.0, 1.0))
-    if zoom:
-        size = each(jnp.exp(_uniform(keys["zoom"], n, math.log1p(zoom))))
-        y, x = y / size, x / size
     if crop:
         high, wide, down, right = (each(part) for part in _crop_box(keys["crop"], n, crop))
         y, x = y * high + down * height, x * wide + right * width
+        # Half a pixel beyond the centre of a border pixel is still that pixel, not black.
+        y = jnp.clip(y, -(height - 1) / 2, (height - 1) / 2)
+        x = jnp.clip(x, -(width - 1) / 2, (width - 1) / 2)
+    if zoom:
+        size = each(jnp.exp(_uniform(keys["zoom"], n, math.log1p(zoom))))
+        y, x = y / size, x / size
     if rotate:
         angle = each(_uniform(keys["rotate"], n, math.radians(rotate)))
         cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -270,7 +275,8 @@ def _crop_box(key: Array, n: int, crop: float) -> tuple[Array, Array, Array, Arr
     of the image, as shares of the image's height and width."""
     draws = jax.random.uniform(key, (4, n))
     area = 1 - crop * draws[0]
-    ratio = jnp.exp((2 * draws[1] - 1) * math.log(4 / 3) / 2)  # square root of width / height
+    widest = min(math.log(4 / 3), -math.log1p(-crop))
+    ratio = jnp.exp((draws[1] - 0.5) * widest)  # square root of width / height
     high = jnp.minimum(1.0, jnp.sqrt(area) / ratio)
     wide = jnp.minimum(1.0, jnp.sqrt(area) * ratio)
     return high, wide, (draws[2] - 0.5) * (1 - high), (draws[3] - 0.5) * (1 - wide)
