@@ -21,14 +21,16 @@ def get_config() -> ConfigDict:
 
     c.views = ConfigDict()
     c.views.count = 2  # views a sample
+    c.views.crop = 0.0  # share of the area that a random resized crop may cut away, below 1
     c.views.rotate = 15.0  # degrees, at most, either way
-    c.views.zoom = 0.15  # relative change of scale, at most, either way
-    c.views.shift = 0.1  # fraction of the side, at most, either way
+    c.views.zoom = 0.15  # change of size, log-uniform in [1 / (1 + zoom), 1 + zoom]
+    c.views.shift = 1.0  # pixels, at most, either way
     c.views.flip = 0.0  # probability of a mirror image
-    c.views.brightness = 0.2  # added, in units of the full range, at most, either way
-    c.views.contrast = 0.2  # relative change, at most, either way
-    c.views.saturation = 0.0  # relative change, at most, either way; colour images
-    c.views.grayscale = 0.0  # probability of losing all colour
+    c.views.brightness = 0.2  # factor in [1 - brightness, 1 + brightness]
+    c.views.contrast = 0.2  # factor, likewise, on the difference from the mean grey
+    c.views.saturation = 0.0  # factor, likewise, on the difference from grey; colour images
+    c.views.hue = 0.0  # turns about the grey axis, at most, either way; colour images
+    c.views.grayscale = 0.0  # probability of losing all colour; colour images
     c.views.noise = 0.1  # Gaussian, standard deviations of the channel or feature
     c.views.dropout = 0.1  # features only: probability that one is set to its mean
 
@@ -38,8 +40,9 @@ def get_config() -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.encoder = "convnet"  # mlp | convnet | resnet18 | resnet50 | vit_s
-    c.model.width = 64  # channels of the first stage (convnet), of the hidden layers (mlp)
+    c.model.width = 0  # of the first stage (convnet, ResNets) or of all layers; 0 = its default
     c.model.stem = "cifar"  # cifar | imagenet; ResNets only
+    c.model.patch = 4  # pixels, side of a patch; ViT only
     c.model.projector = (256, 2, 128)  # hidden width, layers, output width
     c.model.dtype = "float32"  # float32 | bfloat16, of the computation; weights are float32
 
@@ -57,11 +60,11 @@ def get_config() -> ConfigDict:
     c.oracle.timeout = 600.0  # program: seconds for one call
 
     c.asking = ConfigDict()
-    c.asking.strategy = "posterior"  # a name of pal_jax.experiment.STRATEGIES
+    c.asking.strategy = "most_informative"  # a name of pal_jax.experiment.STRATEGIES
     c.asking.budget = 400  # judgements: yes/no answers that may be bought, audit included
     c.asking.audit = 40  # judgements of the budget that go into the final audit
     c.asking.per_round = 0  # judgements bought a round; 0 = the budget spread evenly
-    c.asking.at_once = 1  # judgements proposed before any of their answers is seen
+    c.asking.at_once = 1  # questions proposed before any of their answers is seen
     c.asking.candidates = 1  # of a question: 1 = pairs, M = "which of these M are like this one?"
     c.asking.error_rate = 0.0  # probability that an answer is wrong, as the engine believes
 

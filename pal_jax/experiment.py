@@ -57,19 +57,22 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.limit": (0, math.inf),
     "data.image_size": (4, 1024),
     "views.count": (2, 16),
+    "views.crop": (0.0, 0.99),
     "views.rotate": (0.0, 180.0),
-    "views.zoom": (0.0, 0.9),
-    "views.shift": (0.0, 1.0),
+    "views.zoom": (0.0, 10.0),
+    "views.shift": (0.0, math.inf),
     "views.flip": (0.0, 1.0),
     "views.brightness": (0.0, 1.0),
     "views.contrast": (0.0, 1.0),
     "views.saturation": (0.0, 1.0),
+    "views.hue": (0.0, 0.5),
     "views.grayscale": (0.0, 1.0),
     "views.noise": (0.0, math.inf),
     "views.dropout": (0.0, 0.95),
     "graph.labelled": (0.0, math.inf),
     "graph.related": (0.0, 1.0),
-    "model.width": (1, 8192),
+    "model.width": (0, 8192),
+    "model.patch": (1, 1024),
     "oracle.flip": (0.0, 0.49),
     "oracle.timeout": (0.1, math.inf),
     "asking.budget": (1, math.inf),
@@ -288,29 +291,45 @@ def known_labels(labels: np.ndarray | None, amount: float, seed: int) -> np.ndar
 def build_views(
     config: Config, mean: np.ndarray, std: np.ndarray, *, images: bool
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """(key, inputs [B, ...]) -> [views B, ...] float32, view-major."""
+    """(key, inputs [B, ...]) -> [views B, ...] float32, view-major.
+
+    Args:
+        mean, std: [C] of the channels of images, or [d] of features.
+    """
     v = config.views
     common: dict[str, Any] = {"count": v.count, "mean": mean, "std": std, "noise": v.noise}
     if not images:
         return functools.partial(views.feature_views, **common, dropout=v.dropout)
+    colour = {"saturation": v.saturation, "hue": v.hue, "grayscale": v.grayscale}
+    for name, strength in colour.items():
+        if strength and len(mean) != 3:
+            raise UserError(
+                f"config.views.{name}={strength:g} needs colour images, and those of "
+                f"{config.data.name} have {len(mean)} channel(s); set it to 0"
+            )
     return functools.partial(
         views.image_views,
         **common,
+        **colour,
+        crop=v.crop,
         rotate=v.rotate,
         zoom=v.zoom,
         shift=v.shift,
         flip=v.flip,
         brightness=v.brightness,
         contrast=v.contrast,
-        saturation=v.saturation,
-        grayscale=v.grayscale,
     )
 
 
 def build_model(config: Config) -> models.Model:
     m = config.model
     return models.build(
-        m.encoder, width=m.width, stem=m.stem, projector=tuple(m.projector), dtype=m.dtype
+        m.encoder,
+        width=m.width,
+        projector=tuple(m.projector),
+        dtype=m.dtype,
+        stem=m.stem,
+        patch=m.patch,
     )
 
 
@@ -348,7 +367,7 @@ def build_optimizer(config: Config) -> optax.GradientTransformation:
 # Oracles that know the true labels: random questions can be put to them for comparison.
 _SIMULATED = ("labels", "noisy")
 
-STRATEGIES = {"random": strategies.random_pairs, "posterior": strategies.posterior}
+STRATEGIES = {"random": strategies.random_pairs, "most_informative": strategies.most_informative}
 
 History = Sequence[Answer]
 OracleMaker = Callable[[History], Oracle]
@@ -426,14 +445,14 @@ def build_sampler(
 
 def build_plan(config: Config) -> train.Plan:
     t, a = config.train, config.asking
-    judgements = a.per_round or math.ceil((a.budget - a.audit) / max(1, t.rounds - 1))
+    budget = a.budget - a.audit
     return train.Plan(
         rounds=t.rounds,
         steps=t.steps // t.rounds,
         batch_size=t.batch_size,
-        judgements=judgements,
-        # A question with many candidates costs as many judgements, and is asked whole.
-        at_once=max(a.at_once, a.candidates),
+        judgements=a.per_round or math.ceil(budget / max(1, t.rounds - 1)),
+        budget=budget,
+        at_once=a.at_once,
         log_every=t.log_every,
         save_every=config.checkpoint.every,
     )

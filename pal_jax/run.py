@@ -192,17 +192,15 @@ def _measure(
 ) -> dict[str, Any]:
     """The row of one round; brings the baseline to as many judgements on the same embedding."""
     sampler, labels = run.asking.sampler, run.pool.labels
-    groups = sampler.partition(h).groups
     step = int(state.step) - 1
     losses = [loss for at, loss in record.losses() if at > step - run.plan.steps]
-    row: dict[str, Any] = {
-        "round": round_number,
-        "step": step,
-        "judgements": sampler.spent,
-        "groups": int(groups.max()) + 1,
-    }
+    row: dict[str, Any] = {"round": round_number, "step": step}
+    if run.asking.oracle is not None:  # else the partition changes only with the embedding
+        groups = sampler.partition(h).groups
+        row |= {"judgements": sampler.spent, "groups": int(groups.max()) + 1}
+        if labels is not None:
+            row |= evaluate.partition_scores(groups, labels)
     if labels is not None:
-        row |= evaluate.partition_scores(groups, labels)
         row["knn_accuracy"] = evaluate.knn_accuracy(
             h, labels, *_test_set(run, state), k=run.neighbours
         )
@@ -232,8 +230,8 @@ def _finish(run: Run, state: train.TrainState, record: Record) -> dict[str, Any]
     if run.asking.oracle is not None and run.audit:
         audit = sampler.audit(run.asking.oracle, h, run.audit)
         summary |= {
-            "estimated_accuracy": audit.accuracy,
-            "estimated_accuracy_low": audit.low,
+            "estimated_accuracy": audit.estimated_accuracy,
+            "estimated_accuracy_low": audit.estimated_accuracy_low,
         }
     partition = sampler.partition(h)
     groups = partition.groups

@@ -154,14 +154,16 @@ class Plan:
     """How long, how often.
 
     rounds: embed, ask, train; nothing is asked before the first. steps: optimiser steps a round.
-    batch_size: samples a step (rows = views x samples). judgements: bought a round. at_once:
-    judgements proposed before any of their answers is seen. log_every, save_every: in steps.
+    batch_size: samples a step (rows = views x samples). judgements: bought a round, as long as
+    fewer than `budget` are. at_once: questions proposed before any of their answers is seen.
+    log_every, save_every: in steps.
     """
 
     rounds: int
     steps: int
     batch_size: int
     judgements: int
+    budget: int
     at_once: int
     log_every: int
     save_every: int
@@ -229,18 +231,17 @@ def ask(
     plan: Plan,
     stop: Callable[[], bool],
 ) -> None:
-    """Buys one round's judgements, `at_once` at a time, each with all answers so far in mind.
+    """Buys one round's judgements, `at_once` questions at a time.
 
     Ends early when the budget is spent or the strategy has nothing left to ask.
     """
-    bought = 0
-    while bought < plan.judgements:
+    end = min(sampler.spent + plan.judgements, plan.budget)
+    while sampler.spent < end:
         if stop():
             raise Interrupted
-        new = sampler.ask(oracle, embeddings, min(plan.at_once, plan.judgements - bought))
-        if new == 0:
+        count = min(plan.at_once, end - sampler.spent)
+        if sampler.ask(oracle, embeddings, count, at_once=count) == 0:
             break
-        bought += new
 
 
 def _train_round(

@@ -1,0 +1,151 @@
+"""From configs to objects: every config builds, every option is read, labels keep their place."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from pal_jax import experiment, workdir
+from pal_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem[0] != "_")
+SHAPES = {"fashion": (28, 28, 1), "cifar": (32, 32, 3)}
+
+
+class Recorder:
+    """A config that remembers which of its values were asked for by name."""
+
+    def __init__(self, config, read, prefix=""):
+        self._config, self._read, self._prefix = config, read, prefix
+
+    def __getattr__(self, name):
+        value = self._config[name]
+        if isinstance(value, ConfigDict):
+            return Recorder(value, self._read, f"{self._prefix}{name}.")
+        self._read.add(self._prefix + name)
+        return value
+
+    __getitem__ = __getattr__
+
+    def __contains__(self, name):
+        return name in self._config
+
+    def keys(self):
+        return self._config.keys()
+
+    def to_dict(self):
+        return self._config.to_dict()
+
+
+def get_config(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def npz(path, shape, *, labels=True):
+    """An npz of 640 samples of noise, and the name that data.name takes for it."""
+    rng = np.random.default_rng(0)
+    dtype = np.uint8 if len(shape) == 3 else np.float32
+    arrays = {"x": rng.integers(0, 255, (640, *shape)).astype(dtype)}
+    if labels:
+        arrays["y"] = rng.integers(0, 10, 640)
+    np.savez(path, **arrays)
+    return f"arrays:{path}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds(name, tmp_path):
+    config = get_config(name)
+    shape = SHAPES.get(name.split("_")[0])
+    if shape:
+        config.data.name = npz(tmp_path / "x.npz", shape)
+        config.data.limit = 0
+        config.data.test_split = ""
+        config.train.batch_size = min(512, config.train.batch_size)
+    run = experiment.build(config.lock(), str(tmp_path / "run"))
+    assert run.plan.rounds * run.plan.steps == config.train.steps
+
+
+@pytest.mark.slow
+def test_every_option_is_read(tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("")
+    variants = [
+        {},
+        {"loss.name": "simclr", "oracle.name": "noisy"},
+        {"loss.name": "barlow_twins", "oracle.name": "file", "oracle.file": str(answers)},
+        {"oracle.name": "program", "oracle.command": "true"},
+        {"loss.name": "vicreg_squared", "data.name": npz(tmp_path / "x.npz", (5,))},
+        {"loss.name": "spectral_contrastive", "data.holdout": 0.2},
+        {"loss.name": "barlow_twins_squared", "model.encoder": "resnet18"},
+    ]
+    read = set()
+    for number, changes in enumerate(variants):
+        config = get_config("default")
+        config.update_from_flattened_dict(changes)
+        experiment.build(Recorder(config, read), str(tmp_path / str(number)))
+    assert set(workdir.flatten(get_config("default").to_dict())) == read
+
+
+@pytest.mark.parametrize(("amount", "count"), [(0.1, 100), (1.0, 1000), (7, 7), (30, 30)])
+def test_known_labels_are_true_and_spread_over_the_classes(amount, count):
+    labels = np.repeat(np.arange(5), 200)
+    known = experiment.known_labels(labels, amount, seed=3)
+    assert known is not None
+    chosen = known >= 0
+    assert chosen.sum() == count
+    np.testing.assert_array_equal(known[chosen], labels[chosen])
+    sizes = np.bincount(known[chosen], minlength=5)
+    assert sizes.max() - sizes.min() <= 1
+    other = experiment.known_labels(labels, amount, seed=4)
+    assert (count == 1000) == np.array_equal(known, other)
+
+
+def test_a_rare_class_gives_what_it_has():
+    labels = np.array([0] * 50 + [1] * 2)
+    known = experiment.known_labels(labels, 20, seed=0)
+    assert known is not None
+    assert (known == 1).sum() == 2
+    assert (known == 0).sum() == 18
+
+
+def test_biases_and_norms_do_not_decay():
+    config = get_config("default")
+    config.train.weight_decay = 0.5
+    config.train.warmup_steps = 1
+    params = {"kernel": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)}
+    zero = jax.tree.map(np.zeros_like, params)
+    for name in experiment.OPTIMIZERS:
+        config.train.optimizer = name
+        optimizer = experiment.build_optimizer(config)
+        state = optimizer.init(params)
+        _, state = optimizer.update(zero, state, params)
+        updates, _ = optimizer.update(zero, state, params)
+        assert np.abs(updates["kernel"]).min() > 0, name
+        assert np.abs(updates["bias"]).max() == 0, name
+
+
+@pytest.mark.parametrize("devices", [3, 8])
+def test_batches_must_split_over_the_devices(devices):
+    config = get_config("default")
+    config.train.batch_size = 100
+    with pytest.raises(UserError, match=f"{devices} devices"):
+        experiment.check_sizes(config, 1000, devices)
+
+
+def test_a_workdir_goes_on_only_with_its_own_run(tmp_path):
+    config = get_config("ssl")
+    experiment.build(config, str(tmp_path))
+    stamp = json.loads((tmp_path / "config.json").read_text())
+    assert stamp["config"]["graph.labelled"] == 0.0
+    config.data.data_dir = "elsewhere"
+    config.checkpoint.every = 7
+    experiment.build(config, str(tmp_path)).asking.sampler.journal.close()
+    config.graph.labelled = 0.3
+    with pytest.raises(UserError, match=r"graph\.labelled is 0\.0 there and 0\.3 here"):
+        experiment.build(config, str(tmp_path))

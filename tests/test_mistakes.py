@@ -1,0 +1,165 @@
+"""What a user gets wrong ends in one sentence and exit status 2, and changes nothing on disk."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+PAL = "--config=configs/pal_active.py"
+SSL = "--config=configs/ssl.py"
+
+
+def _arrays(path, **arrays):
+    np.savez(path, **arrays)
+
+
+def _files(tmp):
+    """Everything that the cases below point at with {tmp}."""
+    x = np.zeros((600, 3), np.float32)
+    x[:, 0] = np.arange(600)
+    (tmp / "empty").mkdir()
+    (tmp / "broken").mkdir()
+    (tmp / "broken" / "a.png").write_bytes(b"not a picture")
+    (tmp / "few").mkdir()
+    for name in "abc":
+        Image.new("RGB", (9, 9), name == "a").save(tmp / "few" / f"{name}.png")
+    (tmp / "file.txt").write_text("text")
+    (tmp / "text.npz").write_text("text")
+    _arrays(tmp / "nox.npz", images=x)
+    _arrays(tmp / "unlabelled.npz", x=x)
+    _arrays(tmp / "short.npz", x=x, y=np.zeros(7, np.int64))
+    _arrays(tmp / "nan.npz", x=np.where(x == 5, np.nan, x))
+    _arrays(tmp / "none.npz", x=x[:0])
+    _arrays(tmp / "pickled.npz", x=np.array([{"a": 1}] * 600, dtype=object))
+    (tmp / "answers.jsonl").write_text('{"anchor": 0}\n')
+    (tmp / "foreign").mkdir()
+    (tmp / "foreign" / "thesis.tex").write_text("years of work")
+    (tmp / "other").mkdir()
+    identity = {"config": {"seed": 7}, "data": {"samples": 3, "fingerprint": "f"}}
+    (tmp / "other" / "config.json").write_text(json.dumps(identity))
+    (tmp / "torn").mkdir()
+    (tmp / "torn" / "config.json").write_text('{"config": {"se')
+    (tmp / "noget.py").write_text("x = 1\n")
+    (tmp / "syntax.py").write_text("def get_config(:\n")
+
+
+# name: (arguments, what the sentence must name).
+CASES = {
+    "no config": ([], ["--config=configs/pal_active.py"]),
+    "config is no file": (["--config=configs/pal.py"], ["configs/pal.py", "pal_active"]),
+    "config without get_config": (["--config={tmp}/noget.py"], ["noget.py", "get_config"]),
+    "config with a syntax error": (["--config={tmp}/syntax.py"], ["syntax.py"]),
+    "unknown key": ([PAL, "--config.asking.bugdet=7"], ["bugdet", "budget"]),
+    "unknown section": ([PAL, "--config.askng.budget=7"], ["askng", "asking"]),
+    "key of a value": ([PAL, "--config.seed.x=7"], ["seed"]),
+    "section as a value": ([PAL, "--config.asking=7"], ["asking"]),
+    "word for a number": ([PAL, "--config.train.steps=many"], ["train.steps", "many"]),
+    "fraction for a count": ([PAL, "--config.asking.budget=2.5"], ["asking.budget", "2.5"]),
+    "stray argument": ([PAL, "seed=1"], ["'seed=1'", "--config.seed=1"]),
+    "unknown flag": ([PAL, "--wrkdir=x"], ["wrkdir", "workdir"]),
+    "unknown data set kind": ([PAL, "--config.data.name=digit"], ["'digit'", "digits"]),
+    "unknown loss": ([PAL, "--config.loss.name=vicrag"], ["'vicrag'", "'vicreg'", "simclr"]),
+    "unknown encoder": ([PAL, "--config.model.encoder=resnet19"], ["resnet19", "resnet18"]),
+    "unknown stem": ([PAL, "--config.model.stem=cifr"], ["cifr", "cifar"]),
+    "unknown dtype": ([PAL, "--config.model.dtype=float61"], ["float61", "bfloat16"]),
+    "unknown strategy": ([PAL, "--config.asking.strategy=rnd"], ["'rnd'", "random"]),
+    "unknown oracle": ([PAL, "--config.oracle.name=label"], ["'label'", "'labels'"]),
+    "unknown optimizer": ([PAL, "--config.train.optimizer=adam"], ["'adam'", "'adamw'"]),
+    "budget of 0": ([PAL, "--config.asking.budget=0"], ["asking.budget=0", "at least 1"]),
+    "audit beyond the budget": ([PAL, "--config.asking.budget=9"], ["asking.audit", "budget=9"]),
+    "candidates beyond the budget": (
+        [PAL, "--config.asking.candidates=9", "--config.asking.budget=48"],
+        ["asking.candidates=9", "8 judgements"],
+    ),
+    "too little a round": ([PAL, "--config.asking.per_round=1"], ["asking.per_round=1", "0 to"]),
+    "no round to ask in": ([PAL, "--config.train.rounds=1"], ["train.rounds=1", "at least 2"]),
+    "flip of more than half": ([PAL, "--config.oracle.flip=0.7"], ["oracle.flip=0.7", "0.49"]),
+    "one view": ([PAL, "--config.views.count=1"], ["views.count=1", "at least 2"]),
+    "colour of grey images": ([SSL, "--config.views.hue=0.1"], ["views.hue=0.1", "1 channel"]),
+    "negative rate": ([PAL, "--config.train.learning_rate=-1"], ["learning_rate=-1"]),
+    "not a number": ([PAL, "--config.train.learning_rate=nan"], ["learning_rate=nan"]),
+    "steps that do not divide": ([PAL, "--config.train.steps=1001"], ["1001", "multiple"]),
+    "warm-up without end": ([PAL, "--config.train.warmup_steps=9999"], ["warmup_steps=9999"]),
+    "batch larger than the data": ([PAL, "--config.train.batch_size=2048"], ["2048", "1797"]),
+    "folder missing": ([SSL, "--config.data.name=folder:{tmp}/nowhere"], ["{tmp}/nowhere"]),
+    "folder empty": ([SSL, "--config.data.name=folder:{tmp}/empty"], ["{tmp}/empty"]),
+    "folder is a file": ([SSL, "--config.data.name=folder:{tmp}/file.txt"], ["file.txt"]),
+    "all pictures broken": ([SSL, "--config.data.name=folder:{tmp}/broken"], ["a.png"]),
+    "few pictures": ([SSL, "--config.data.name=folder:{tmp}/few"], ["256", "train.batch_size"]),
+    "npz missing": ([SSL, "--config.data.name=arrays:{tmp}/no.npz"], ["{tmp}/no.npz"]),
+    "npz unreadable": ([SSL, "--config.data.name=arrays:{tmp}/text.npz"], ["text.npz"]),
+    "npz without x": ([SSL, "--config.data.name=arrays:{tmp}/nox.npz"], ["nox.npz", "x"]),
+    "npz with pickles": ([SSL, "--config.data.name=arrays:{tmp}/pickled.npz"], ["pickled.npz"]),
+    "npz with NaN": ([SSL, "--config.data.name=arrays:{tmp}/nan.npz"], ["nan.npz"]),
+    "npz without samples": ([SSL, "--config.data.name=arrays:{tmp}/none.npz"], ["none.npz"]),
+    "too few labels": ([SSL, "--config.data.name=arrays:{tmp}/short.npz"], ["7", "600"]),
+    "no labels for the oracle": (
+        [PAL, "--config.data.name=arrays:{tmp}/unlabelled.npz"],
+        ["oracle.name=labels", "none"],
+    ),
+    "no labels to be known": (
+        ["--config=configs/semi.py", "--config.data.name=arrays:{tmp}/unlabelled.npz"],
+        ["graph.labelled=0.1", "none"],
+    ),
+    "more labels than samples": (
+        [SSL, "--config.graph.labelled=5000"],
+        ["graph.labelled=5000", "samples"],
+    ),
+    "TFDS without a folder": ([SSL, "--config.data.name=tfds:mnist"], ["data_dir"]),
+    "TFDS set not there": (
+        [SSL, "--config.data.name=tfds:mnist", "--config.data.data_dir={tmp}/empty"],
+        ["mnist", "{tmp}/empty"],
+    ),
+    "file oracle without a file": ([PAL, "--config.oracle.name=file"], ["oracle.file"]),
+    "answers missing": (
+        [PAL, "--config.oracle.name=file", "--config.oracle.file={tmp}/no.jsonl"],
+        ["{tmp}/no.jsonl"],
+    ),
+    "answers that are none": (
+        [PAL, "--config.oracle.name=file", "--config.oracle.file={tmp}/answers.jsonl"],
+        ["answers.jsonl", "1"],
+    ),
+    "program oracle without a program": ([PAL, "--config.oracle.name=program"], ["command"]),
+    "program that is not there": (
+        [PAL, "--config.oracle.name=program", "--config.oracle.command=no-such-program x"],
+        ["no-such-program"],
+    ),
+    "workdir of another config": ([PAL, "--workdir={tmp}/other"], ["another run", "--workdir"]),
+    "workdir with a torn config": ([PAL, "--workdir={tmp}/torn"], ["torn/config.json"]),
+    "workdir of something else": ([PAL, "--workdir={tmp}/foreign"], ["thesis.tex"]),
+    "workdir is a file": ([PAL, "--workdir={tmp}/file.txt"], ["file.txt", "is a file"]),
+    "workdir below a file": ([PAL, "--workdir={tmp}/file.txt/x"], ["file.txt"]),
+    "too little disk": ([PAL, "--config.checkpoint.free=1e9"], ["GiB", "checkpoint.free"]),
+    "cloud workdir without its extra": ([PAL, "--workdir=gs://b/x"], ["gs://b/x", "pal_jax[tpu]"]),
+    "unknown kind of workdir": ([PAL, "--workdir=s3://b/x"], ["s3://b/x", "local folder"]),
+}
+
+
+def _snapshot(folder):
+    return {p: p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_one_sentence(case, tmp_path):
+    _files(tmp_path)
+    arguments, words = CASES[case]
+    command = [a.replace("{tmp}", str(tmp_path)) for a in arguments]
+    if not any(a.startswith("--workdir=") for a in command):
+        command.append(f"--workdir={tmp_path}/run")
+    before = _snapshot(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "main.py", *command], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for word in words:
+        assert word.replace("{tmp}", str(tmp_path)) in sentence
+    assert len(sentence) < 500
+    assert _snapshot(tmp_path) == before

@@ -1,0 +1,181 @@
+"""The real command, from start to files, stopped at any moment and started again."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pal_jax.active.journal import Journal
+
+ROOT = Path(__file__).parent.parent
+# Small enough for a test: 300 digits, 4 rounds of 30 steps, 40 judgements.
+SMALL = [
+    "--config=configs/pal_active.py",
+    "--config.data.limit=300",
+    "--config.train.batch_size=64",
+    "--config.train.rounds=4",
+    "--config.train.steps=120",
+    "--config.train.warmup_steps=10",
+    "--config.asking.budget=40",
+    "--config.asking.audit=10",
+    "--config.oracle.name=noisy",
+    "--config.checkpoint.every=11",
+    "--config.model.width=16",
+]
+
+
+def start(folder, *options):
+    command = [sys.executable, "main.py", *SMALL, f"--workdir={folder}", *options]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(folder, *options):
+    process = start(folder, *options)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    return out
+
+
+def files(folder):
+    """What a user takes home, without the seconds it took."""
+    summary = json.loads((folder / "summary.json").read_text())
+    seconds = summary.pop("seconds")
+    report = (folder / "report.html").read_text()
+    names = ("metrics.jsonl", "answers.jsonl", "partition.csv", "embeddings.npz", "config.json")
+    return {name: (folder / name).read_bytes() for name in names} | {
+        "summary": summary,
+        "report": re.sub(rf"\b{seconds:g}\b", "SECONDS", report),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(folder, table) of a run that never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, finish(folder)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_every_file(whole):
+    folder, table = whole
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["samples"] == 300
+    assert summary["judgements"] == 40
+    assert summary["groups"] >= 2
+    for name in ("partition_accuracy", "ari", "nmi", "knn_accuracy", "probe_accuracy"):
+        assert 0 < summary[name] <= 1, name
+    assert 0 <= summary["estimated_accuracy_low"] < summary["estimated_accuracy"] <= 1
+    assert len((folder / "answers.jsonl").read_text().splitlines()) == 40
+    assert len((folder / "partition.csv").read_text().splitlines()) == 301
+    with np.load(folder / "embeddings.npz", allow_pickle=False) as arrays:
+        assert set(arrays) == {"ids", "h", "z"}
+        assert len(arrays["ids"]) == len(arrays["h"]) == len(arrays["z"]) == 300
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines if "round" in line] == [0, 1, 2, 3]
+    assert [line["judgements"] for line in lines if "round" in line] == [0, 10, 20, 30]
+    assert list((folder / "tensorboard").iterdir())
+    assert "<svg" in (folder / "report.html").read_text()
+    assert re.search(r"round +judgements +groups +partition accuracy +kNN accuracy +loss", table)
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"it never came so far: {process.communicate()}")
+
+
+def metrics_lines(folder):
+    path = folder / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def answers(folder):
+    path = folder / "journal.sqlite"
+    return path.stat().st_size if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_stopped_anywhere_it_ends_as_if_it_never_stopped(whole, tmp_path):
+    folder = tmp_path / "run"
+    stops = [
+        (signal.SIGKILL, lambda: (folder / "config.json").exists()),
+        (signal.SIGKILL, lambda: metrics_lines(folder) >= 2),
+        (signal.SIGTERM, lambda: metrics_lines(folder) >= 5),
+        (signal.SIGKILL, lambda: metrics_lines(folder) >= 7),
+        (signal.SIGINT, lambda: metrics_lines(folder) >= 10),
+        (signal.SIGKILL, lambda: (folder / "answers.jsonl").exists()),
+    ]
+    acknowledged = []
+    for number, condition in stops:
+        process = start(folder)
+        wait_for(condition, process)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert "Traceback" not in err
+        assert process.returncode == (-9 if number == signal.SIGKILL else 130), err
+        if answers(folder):
+            journal = Journal(folder / "journal.sqlite")
+            now = journal.answers()
+            journal.close()
+            assert now[: len(acknowledged)] == acknowledged
+            acknowledged = now
+    finish(folder)
+    expected = files(whole[0])
+    actual = files(folder)
+    for name, content in expected.items():
+        assert actual[name] == content, name
+
+
+@pytest.mark.slow
+def test_a_finished_run_can_be_started_again(whole):
+    before = files(whole[0])
+    finish(whole[0])
+    assert files(whole[0]) == before
+
+
+@pytest.mark.slow
+def test_evaluation_labels_reach_neither_sampler_nor_loss(tmp_path):
+    """With answers from a file, wrong labels change the scores and nothing else."""
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.normal(size=(4, 6))
+    labels = np.arange(200) % 4
+    x = (centres[labels] + rng.normal(size=(200, 6))).astype(np.float32)
+    answers = [
+        {
+            "anchor": i,
+            "candidates": [j],
+            "relations": ["alike" if labels[i] == labels[j] else "not alike"],
+            "oracle": "me",
+        }
+        for i in range(200)
+        for j in range(i)
+    ]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers))
+    results = []
+    for name, y in (("true", labels), ("shuffled", rng.permutation(labels)), ("none", None)):
+        np.savez(tmp_path / f"{name}.npz", x=x, **({} if y is None else {"y": y}))
+        finish(
+            tmp_path / name,
+            f"--config.data.name=arrays:{tmp_path}/{name}.npz",
+            "--config.data.limit=0",
+            "--config.model.encoder=mlp",
+            "--config.oracle.name=file",
+            f"--config.oracle.file={tmp_path}/answers.jsonl",
+        )
+        results.append(files(tmp_path / name))
+    for other in results[1:]:
+        for name in ("answers.jsonl", "partition.csv", "embeddings.npz"):
+            assert other[name] == results[0][name], name
+    assert results[1]["summary"]["knn_accuracy"] < results[0]["summary"]["knn_accuracy"]
+    assert "knn_accuracy" not in results[2]["summary"]
