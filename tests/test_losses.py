@@ -8,25 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.test_util import check_grads
 
 from pal_jax import graph as graph_lib
 from pal_jax import losses, spectral
 from tests import references
 
-# name: (ours, the reference). Every contract below is asked of every line.
+# name: (ours, the reference). The contracts below are asked of every line.
 LOSSES = {
     "vicreg": (losses.vicreg, references.vicreg),
     "vicreg of 2 views": (
         functools.partial(losses.vicreg, views=2),
         functools.partial(references.vicreg, views=2),
     ),
-    "simclr": (losses.simclr, references.simclr),
-    "simclr at 0.1": (
-        functools.partial(losses.simclr, temperature=0.1),
-        functools.partial(references.simclr, temperature=0.1),
+    "simclr": (
+        functools.partial(losses.simclr, temperature=0.2),
+        functools.partial(references.simclr, temperature=0.2),
     ),
-    "barlow_twins": (losses.barlow_twins, references.barlow_twins),
     "barlow_twins of 2 views": (
         functools.partial(losses.barlow_twins, views=2),
         functools.partial(references.barlow_twins, views=2),
@@ -36,8 +33,7 @@ LOSSES = {
         functools.partial(spectral.spectral_contrastive, views=3, mu=1.5),
         functools.partial(references.spectral_between_views, views=3, mu=1.5),
     ),
-    "vicreg_squared": (spectral.vicreg_squared, references.vicreg_squared),
-    "vicreg_squared at 0.3": (
+    "vicreg_squared": (
         functools.partial(spectral.vicreg_squared, invariance=0.3),
         functools.partial(references.vicreg_squared, invariance=0.3),
     ),
@@ -47,13 +43,16 @@ LOSSES = {
         lambda z, g: references.vicreg_squared(z, references.normalized(g)),
     ),
 }
-PRACTICAL = [
-    name for name in LOSSES if not name.startswith(("spectral", "degree")) and "squared" not in name
-]
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
-def graphs(rng, n=12):
+@functools.cache
+def step(name):
+    """Compiled once for all tests: (z, graph) -> value, gradient."""
+    return jax.jit(jax.value_and_grad(LOSSES[name][0]))
+
+
+def graphs(rng, n=24):
     """Dense references of every kind of graph a loss may get."""
     weighted = np.where(rng.random((n, n)) < 0.3, rng.random((n, n)), 0.0)
     isolated = weighted + weighted.T
@@ -70,134 +69,138 @@ def graphs(rng, n=12):
 @every_loss
 @pytest.mark.parametrize("shape", [(6, 2), (6, 7)], ids=["N > K", "N < K"])
 def test_value_and_gradient_equal_the_definition(rng, x64, name, shape):
-    ours, reference = LOSSES[name]
+    reference = LOSSES[name][1]
     z = rng.normal(size=shape)
     for kind, g in graphs(rng, n=6).items():
-        value, grad = jax.jit(jax.value_and_grad(ours))(jnp.asarray(z), jnp.asarray(g))
+        value, grad = step(name)(jnp.asarray(z), jnp.asarray(g))
         np.testing.assert_allclose(value, reference(z, g), rtol=1e-10, err_msg=kind)
         expected = references.gradient(lambda x, g=g: reference(x, g), z)
         np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-6, err_msg=kind)
 
 
-@every_loss
-def test_gradients_agree_with_finite_differences(rng, x64, name):
-    ours, _ = LOSSES[name]
-    z, g = jnp.asarray(rng.normal(size=(12, 4))), graph_lib.from_groups(np.arange(12) % 5)
-    check_grads(jax.jit(lambda z: ours(z, g)), (z,), order=1, modes=["rev"], rtol=1e-5)
+TWO_VIEWS = {
+    "vicreg": (functools.partial(losses.vicreg, views=2), references.published_vicreg),
+    "simclr": (
+        functools.partial(losses.simclr, temperature=0.2),
+        functools.partial(references.published_nt_xent, temperature=0.2),
+    ),
+    "barlow_twins": (
+        functools.partial(losses.barlow_twins, views=2),
+        references.published_barlow_twins,
+    ),
+    "spectral": (
+        functools.partial(spectral.spectral_contrastive, views=2),
+        references.published_spectral,
+    ),
+    "spectral at mu = 4": (
+        functools.partial(spectral.spectral_contrastive, views=2, mu=4.0),
+        functools.partial(references.published_spectral, mu=4.0),
+    ),
+}
 
 
-def test_two_views_are_the_published_losses(rng, x64):
-    a, b = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
-    z = jnp.asarray(np.concatenate([a, b]))
-    views, directed = graph_lib.from_views(6, 2), graph_lib.from_views(6, 2, directed=True)
-    pairs = [
-        (losses.vicreg(z, views, views=2), references.published_vicreg(a, b)),
-        (losses.simclr(z, views, temperature=0.2), references.published_nt_xent(a, b, 0.2)),
-        (losses.barlow_twins(z, directed, views=2), references.published_barlow_twins(a, b)),
-        (spectral.spectral_contrastive(z, views, views=2), references.published_spectral(a, b)),
-        (
-            spectral.spectral_contrastive(z, views, views=2, mu=4.0),
-            references.published_spectral(a, b, mu=4.0),
-        ),
-    ]
-    for ours, published in pairs:
-        np.testing.assert_allclose(ours, published, rtol=1e-10)
+@pytest.mark.parametrize("name", TWO_VIEWS)
+def test_two_views_are_the_published_loss(rng, name):
+    ours, published = TWO_VIEWS[name]
+    a, b = rng.normal(size=(2, 6, 5))
+    g = graph_lib.from_views(6, 2, directed=name == "barlow_twins")
+    for x64, rtol in ((False, 1e-5), (True, 1e-10)):
+        with jax.enable_x64(x64):
+            actual = jax.jit(ours)(jnp.asarray(np.concatenate([a, b])), g)
+        np.testing.assert_allclose(actual, published(a, b), rtol=rtol)
 
 
-def test_labels_make_simclr_supcon(rng, x64):
+def test_labels_make_simclr_supcon(rng):
     z, labels = rng.normal(size=(9, 4)), np.array([0, 0, 0, 1, 1, 2, 3, 3, 3])
-    ours = losses.simclr(jnp.asarray(z), graph_lib.from_labels(labels), temperature=0.3)
-    np.testing.assert_allclose(ours, references.published_supcon(z, labels, 0.3), rtol=1e-10)
+    g = graph_lib.from_labels(labels)
+    actual, _ = step("simclr")(jnp.asarray(z, jnp.float32), g)
+    np.testing.assert_allclose(actual, references.published_supcon(z, labels, 0.2), rtol=1e-5)
 
 
 @every_loss
-def test_groups_and_edges_are_the_dense_graph(rng, x64, name):
-    ours, _ = LOSSES[name]
-    z, ids = jnp.asarray(rng.normal(size=(12, 4))), np.array([5, 5, 5, 9, 9, -2, 5, 9, 0, 1, 1, 5])
+def test_groups_and_edges_are_the_dense_graph(rng, name):
+    z = jnp.asarray(rng.normal(size=(24, 4)), jnp.float32)
+    ids = rng.integers(-2, 6, 24)
     dense = references.graph_of_groups(ids)
-    expected = jax.jit(jax.value_and_grad(ours))(z, jnp.asarray(dense))
-    for g in (
-        graph_lib.from_groups(ids),
-        graph_lib.from_edges(12, np.argwhere(dense)),
-        graph_lib.Dense(jnp.asarray(dense)),
-    ):
-        actual = jax.jit(jax.value_and_grad(ours))(z, g)
-        chex.assert_trees_all_close(actual, expected, rtol=1e-10, atol=1e-12)
+    value, grad = step(name)(z, jnp.asarray(dense, jnp.float32))
+    atol = 1e-5 * float(jnp.abs(grad).max())
+    for g in (graph_lib.from_groups(ids), graph_lib.from_edges(24, np.argwhere(dense))):
+        chex.assert_trees_all_close(step(name)(z, g), (value, grad), rtol=1e-5, atol=atol)
 
 
 @every_loss
 @pytest.mark.parametrize(
-    "z", [np.ones((12, 3)), np.zeros((12, 3)), np.eye(12)[:, :3]], ids=["ones", "zeros", "rows"]
+    "z", [np.ones((24, 4)), np.zeros((24, 4)), np.eye(24)[:, :4]], ids=["ones", "zeros", "rows"]
 )
 def test_value_and_gradient_are_finite_at_the_corners(name, z):
-    ours, reference = LOSSES[name]
-    step = jax.jit(jax.value_and_grad(ours))
-    one_edge = np.zeros((12, 12))
+    reference = LOSSES[name][1]
+    one_edge = np.zeros((24, 24))
     one_edge[0, 1] = 1
-    for g in (np.zeros((12, 12)), np.eye(12), np.ones((12, 12)), one_edge):
-        value, grad = step(jnp.asarray(z, jnp.float32), jnp.asarray(g))
+    for g in (np.zeros((24, 24)), np.eye(24), np.ones((24, 24)), one_edge):
+        value, grad = step(name)(jnp.asarray(z, jnp.float32), jnp.asarray(g, jnp.float32))
         chex.assert_tree_all_finite((value, grad))
         np.testing.assert_allclose(value, reference(z, g), rtol=2e-4, atol=1e-5)
 
 
 @every_loss
 def test_rows_may_be_permuted_with_the_graph(rng, name):
-    ours = jax.jit(LOSSES[name][0])
-    z = rng.normal(size=(12, 4)).astype(np.float32)
+    z = rng.normal(size=(24, 4)).astype(np.float32)
     g = graphs(rng)["weighted"].astype(np.float32)
-    # Permute samples, the same way in each of the 6, 3 or 2 blocks that some losses see.
-    order = np.array([1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10])
-    moved = ours(jnp.asarray(z[order]), jnp.asarray(g[order][:, order]))
-    np.testing.assert_allclose(moved, ours(jnp.asarray(z), jnp.asarray(g)), rtol=1e-4)
+    # The same permutation of samples in each of the 2 or 3 blocks that some losses see.
+    order = (np.arange(24).reshape(12, 2)[:, ::-1]).ravel()
+    value, grad = step(name)(jnp.asarray(z), jnp.asarray(g))
+    moved = step(name)(jnp.asarray(z[order]), jnp.asarray(g[order][:, order]))
+    chex.assert_trees_all_close(moved, (value, grad[order]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", PRACTICAL)
+@pytest.mark.parametrize("name", ["vicreg", "simclr", "barlow_twins of 2 views"])
 def test_self_loops_teach_nothing(rng, name):
-    ours = jax.jit(LOSSES[name][0])
-    z = jnp.asarray(rng.normal(size=(12, 4)), jnp.float32)
+    z = jnp.asarray(rng.normal(size=(24, 4)), jnp.float32)
     g = jnp.asarray(graphs(rng)["weighted"], jnp.float32)
-    np.testing.assert_allclose(ours(z, g + 5 * jnp.eye(12)), ours(z, g), rtol=1e-4)
+    actual, expected = step(name)(z, g + 5 * jnp.eye(24)), step(name)(z, g)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [losses.vicreg, losses.barlow_twins])
-def test_shifting_z_changes_nothing(rng, loss):
-    z = jnp.asarray(rng.normal(size=(12, 4)), jnp.float32)
-    for g in (graph_lib.from_views(6, 2), jnp.asarray(graphs(rng)["weighted"], jnp.float32)):
-        np.testing.assert_allclose(loss(z + 100, g), loss(z, g), rtol=1e-4)
+@pytest.mark.parametrize("name", ["vicreg", "barlow_twins of 2 views"])
+def test_shifting_z_changes_nothing(rng, name):
+    z = jnp.asarray(rng.normal(size=(24, 4)), jnp.float32)
+    for g in (graph_lib.from_views(12, 2), jnp.asarray(graphs(rng)["weighted"], jnp.float32)):
+        actual, expected = step(name)(z + 100, g), step(name)(z, g)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-@every_loss
+@pytest.mark.parametrize("name", ["vicreg", "simclr", "spectral_contrastive"])
 def test_half_precision_is_computed_in_float32(rng, name):
-    ours, _ = LOSSES[name]
-    z = jnp.asarray(30 * rng.normal(size=(12, 4)), jnp.float16)
-    value, grad = jax.jit(jax.value_and_grad(ours))(z, graph_lib.from_views(6, 2))
+    z = jnp.asarray(30 * rng.normal(size=(24, 4)), jnp.float16)
+    value, grad = step(name)(z, graph_lib.from_views(12, 2))
     assert (value.dtype, grad.dtype) == (jnp.float32, jnp.float16)
-    expected = jax.jit(ours)(z.astype(jnp.float32), graph_lib.from_views(6, 2))
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    expected = step(name)(z.astype(jnp.float32), graph_lib.from_views(12, 2))
+    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
 
 
 @every_loss
 def test_eight_devices_are_one_device(rng, name):
     ours, _ = LOSSES[name]
-    z = jnp.asarray(rng.normal(size=(48, 5)), jnp.float32)
-    groups = jnp.asarray(np.tile(rng.integers(0, 1000, 24), 2) % 7, jnp.int32)
+    z = jnp.asarray(rng.normal(size=(24, 4)), jnp.float32)
+    groups = jnp.asarray(np.tile(rng.integers(0, 7, 12), 2), jnp.int32)
     traces = []
 
     def loss(z, groups):
         traces.append(1)
         return ours(z, graph_lib.from_groups(groups))
 
-    step = jax.jit(jax.value_and_grad(loss))
-    alone = step(z, groups)
+    run = jax.jit(jax.value_and_grad(loss))
+    alone = step(name)(z, graph_lib.from_groups(groups))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec("data"))
-    sharded = step(jax.device_put(z, rows), jax.device_put(groups, rows))
+    sharded = run(jax.device_put(z, rows), jax.device_put(groups, rows))
     assert len(sharded[1].sharding.device_set) == 8  # else the test tests nothing
+    atol = 1e-5 * float(jnp.abs(alone[1]).max())  # of a gradient that is a sum over pairs
     chex.assert_trees_all_close(
-        jax.device_get(sharded), jax.device_get(alone), rtol=1e-5, atol=1e-6
+        jax.device_get(sharded), jax.device_get(alone), rtol=1e-5, atol=atol
     )
     before = len(traces)
-    step(jax.device_put(z, rows), jax.device_put(groups + 1, rows))
+    run(jax.device_put(z, rows), jax.device_put(groups + 1, rows))
     assert len(traces) == before  # new groups never compile anew
 
 
