@@ -353,12 +353,13 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if not path.is_file():
         raise UserError(f"the array file {path} does not exist")
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise UserError(
-                f"{path} is not an .npz file; write it with numpy.savez(path, x=x, y=y)"
-            )
-        with file:
+        # Opened here, since np.load leaves the file open when its zip is broken.
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise UserError(
+                    f"{path} is not an .npz file; write one with numpy.savez(path, x=x)"
+                )
             if "x" not in file:
                 raise UserError(f"{path} has no array x, only: {', '.join(file) or 'nothing'}")
             return file["x"], file.get("y")
