@@ -1,0 +1,385 @@
+"""report.html: one self-contained page that shows what a run did, learned and does not know.
+
+The page makes no request, runs no script and holds no time of day: the same Report always gives the
+same bytes. All text of the outside (ids, names of files and oracles) is escaped by the template.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from pal_jax import export, figures
+from pal_jax.active.questions import Answer, Relation
+
+# Larger sets are shown by this many of their samples.
+_MAP_SAMPLES = 2000
+_MATRIX_SAMPLES = 240
+# Groups with a sheet, a name on the map and a colour of their own; colours repeat after ten.
+_SHOWN_GROUPS = 24
+_COLOURS = 10
+# Images on all sheets together; the page stays below some 3 MB with them.
+_SHEET_IMAGES = 480
+_UNSURE_IMAGES = 6
+_UNSURE = 0.5  # a probability below this is called unsure: more likely wrong than right
+_HARDEST = 6  # questions shown of each kind
+_CHUNK = 4096  # pairs compared at a time
+
+_NAMES = {
+    "round": "Round",
+    "step": "Step",
+    "samples": "Samples",
+    "judgements": "Judgements",
+    "groups": "Groups",
+    "partition_accuracy": "Partition accuracy",
+    "random_accuracy": "Random questions",
+    "ari": "Adjusted Rand index",
+    "nmi": "Mutual information",
+    "knn_accuracy": "kNN accuracy",
+    "probe_accuracy": "Linear probe",
+    "ridge_accuracy": "Ridge probe",
+    "effective_rank": "Effective rank",
+    "estimated_accuracy": "Estimated accuracy",
+    "estimated_accuracy_low": "Lower bound of it",
+    "loss": "Loss",
+    "seconds": "Time",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """What a run has to tell. Row i of every array is sample i.
+
+    Attributes:
+        title: name of the data set.
+        facts: versions, devices, seed, commit: what it takes to run this again.
+        summary: the contents of summary.json.
+        rounds: one row a round: round, step, judgements, groups, loss, effective_rank and, where
+            true labels exist, partition_accuracy, ari, nmi, knn_accuracy; any may be absent.
+        baseline: rows with judgements and partition_accuracy of random questions, or None.
+        losses: (step, loss).
+        inputs: uint8 [n, H, W, C] images, or None where samples are no images.
+        ids: [n] text.
+        groups: [n] int from 0 up.
+        probability: [n] that a sample is in its group.
+        embedding: [n, H] representations, for map, matrix and hardest questions.
+        answers: all answers, oldest first.
+        config: flat, option -> value.
+        skipped: "file: reason" for what could not be read.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    summary: Mapping[str, Any]
+    rounds: Sequence[Mapping[str, Any]]
+    baseline: Sequence[Mapping[str, Any]] | None
+    losses: Sequence[tuple[int, float]]
+    inputs: np.ndarray | None
+    ids: np.ndarray
+    groups: np.ndarray
+    probability: np.ndarray
+    embedding: np.ndarray
+    answers: Sequence[Answer]
+    config: Mapping[str, Any]
+    skipped: Sequence[str] = ()
+
+
+def write(path: Path, report: Report) -> None:
+    """Writes the page, whole or not at all."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pal_jax"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = _shown_groups(report.groups)
+    page = environment.get_template("report.html.j2").render(
+        report=report,
+        lead=_lead(report),
+        headline=_headline(report.summary),
+        figures=[(_NAMES.get(k, k), _show(k, v)) for k, v in report.summary.items()],
+        answered=_answered(report.answers),
+        accuracy=_accuracy_chart(report),
+        training=_training_charts(report),
+        rounds=_rounds_table(report),
+        map=_map(report, shown),
+        matrix=_matrix(report),
+        sheets=_sheets(report, shown),
+        hardest=_hardest(report),
+        missing=_missing(report, len(shown)),
+        pixelated=report.inputs is not None and max(report.inputs.shape[1:3]) <= 16,
+    )
+    export.write_bytes(path, page.encode(errors="replace"))
+
+
+def _show(name: str, value: Any) -> str:
+    """A figure as a reader wants it: percent, thousands, minutes."""
+    if value is None:
+        return "\u2013"
+    if name.endswith(("accuracy", "accuracy_low")):
+        return _percent(value)
+    if name == "seconds":
+        minutes, seconds = divmod(round(value), 60)
+        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    if isinstance(value, int | np.integer):
+        return f"{value:,}"
+    return f"{value:.3f}" if name in ("ari", "nmi") else _number(value)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}\u202f%"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.4g}".replace("-", "\u2212")
+
+
+def _lead(report: Report) -> str:
+    """The run in one sentence."""
+    samples, groups = f"{len(report.ids):,} samples", f"{len(np.unique(report.groups)):,} groups"
+    judgements = sum(_answered(report.answers).values())
+    if not judgements:
+        return f"{samples}, {groups}, and not a single question asked."
+    return f"{judgements:,} yes/no answers put {samples} into {groups}."
+
+
+def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(name, figure, what it means) of the figures that a reader wants first."""
+    judgements, samples = summary.get("judgements", 0), summary["samples"]
+    notes = {
+        "samples": "",
+        "judgements": f"{judgements / samples:.2f} yes/no answers a sample" if judgements else "",
+        "groups": "",
+        "partition_accuracy": "of the samples are in the group of their class",
+        "estimated_accuracy": "by the audit, without true labels",
+        "knn_accuracy": "neighbours in the embedding name the class",
+        "probe_accuracy": "a linear classifier on the embedding",
+    }
+    if "estimated_accuracy_low" in summary:
+        low = _show("accuracy", summary["estimated_accuracy_low"])
+        notes["estimated_accuracy"] = f"by the audit, and at least {low}"
+    return [
+        (_NAMES[name], _show(name, summary[name]), note)
+        for name, note in notes.items()
+        if name in summary
+    ]
+
+
+def _answered(answers: Sequence[Answer]) -> dict[str, int]:
+    """Judgements of each relation."""
+    relations = [relation for answer in answers for relation in answer.relations]
+    return {relation.value: relations.count(relation) for relation in Relation}
+
+
+def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[tuple[float, float]]:
+    return [(row[x], row[y]) for row in rows if x in row and y in row]
+
+
+def _accuracy_chart(report: Report) -> figures.Chart | None:
+    """Partition accuracy against judgements; None where either is unknown."""
+    end = [report.summary] if report.answers else []
+    points = _points([*report.rounds, *end], "judgements", "partition_accuracy")
+    if not points or points[-1][0] == 0:
+        return None
+    series = {"this run": points}
+    if report.baseline:
+        series["random questions"] = _points(report.baseline, "judgements", "partition_accuracy")
+    return figures.line_chart("Partition accuracy", "judgements", series, _percent)
+
+
+def _training_charts(report: Report) -> list[figures.Chart]:
+    charts = {
+        "Loss": (list(report.losses), _number),
+        "kNN accuracy": (_points(report.rounds, "step", "knn_accuracy"), _percent),
+        "Effective rank of the embedding": (
+            _points(report.rounds, "step", "effective_rank"),
+            _number,
+        ),
+    }
+    return [
+        figures.line_chart(title, "optimiser steps", {"this run": points}, show)
+        for title, (points, show) in charts.items()
+        if points
+    ]
+
+
+def _rounds_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """(titles, rows) of all that was measured each round, the baseline at equal cost included."""
+    random = dict(_points(report.baseline or (), "judgements", "partition_accuracy"))
+    rows = [dict(row) for row in report.rounds]
+    for row in rows:
+        if row.get("judgements") in random:
+            row["random_accuracy"] = random[row["judgements"]]
+    columns = [name for name in _NAMES if any(name in row for row in rows)]
+    table = [[_show(name, row.get(name)) for name in columns] for row in rows]
+    return [_NAMES[name] for name in columns], table
+
+
+def _shown_groups(groups: np.ndarray) -> list[int]:
+    """The largest groups, largest first."""
+    sizes = np.bincount(groups)
+    order = np.argsort(-sizes, kind="stable")[:_SHOWN_GROUPS]
+    return [int(group) for group in order if sizes[group]]
+
+
+def _map(report: Report, shown: Sequence[int]) -> dict[str, Any]:
+    """Dots of each shown group (sure and unsure ones), its label, and the dots of all others."""
+    n = len(report.groups)
+    rows = np.arange(n)
+    if n > _MAP_SAMPLES:
+        rows = np.sort(np.random.default_rng(0).choice(n, _MAP_SAMPLES, replace=False))
+    xy, groups = figures.layout(report.embedding[rows]), report.groups[rows]
+    sure = report.probability[rows] >= _UNSURE
+    drawn = []
+    for rank, group in enumerate(shown):
+        mine = groups == group
+        if not mine.any():
+            continue
+        middle = np.median(xy[mine], axis=0)
+        nearest = np.square(xy[mine] - middle).sum(axis=1).argmin()
+        drawn.append(
+            {
+                "group": group,
+                "colour": rank % _COLOURS,
+                "sure": figures.dots(xy[mine & sure]),
+                "unsure": figures.dots(xy[mine & ~sure]),
+                "label": np.round(xy[mine][nearest], 2).tolist(),
+            }
+        )
+    others = figures.dots(xy[~np.isin(groups, shown)])
+    return {"groups": drawn, "others": others, "samples": len(rows), "unsure": int((~sure).sum())}
+
+
+def _unit(h: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(h, axis=1, keepdims=True)
+    return h / np.where(length > 0, length, 1.0)
+
+
+def _matrix(report: Report) -> dict[str, Any]:
+    """Cosines between samples sorted by group, surest first: image, ends of its scale, blocks."""
+    order = np.lexsort((-report.probability, report.groups))
+    rows = order[np.linspace(0, len(order) - 1, min(len(order), _MATRIX_SAMPLES)).astype(int)]
+    unit = _unit(report.embedding[rows].astype(np.float64))
+    cosine = unit @ unit.T
+    low, high = (float(x) for x in np.percentile(cosine, (1, 99)))
+    percent = 100.0 / len(rows)
+    groups, starts, sizes = np.unique(report.groups[rows], return_index=True, return_counts=True)
+    return {
+        "image": figures.heat_map(cosine, low, high),
+        "scale": [f"{x:.2f}".replace("-", "\u2212") for x in (low, high)],
+        "edges": [round(float(start) * percent, 2) for start in starts[1:]],
+        "blocks": [
+            (int(group), round((float(start) + size / 2) * percent, 2))
+            for group, start, size in zip(groups, starts, sizes, strict=True)
+            if size * percent >= 3.5
+        ],
+        "samples": len(rows),
+    }
+
+
+def _tile(report: Report, row: int) -> dict[str, Any]:
+    """One sample: its id, its image if there is one, its group and how sure that is."""
+    return {
+        "id": str(report.ids[row]),
+        "image": None if report.inputs is None else figures.thumbnail(report.inputs[row]),
+        "group": int(report.groups[row]),
+        "probability": _percent(float(report.probability[row])),
+    }
+
+
+def _sheets(report: Report, shown: Sequence[int]) -> list[dict[str, Any]]:
+    """For each shown group its most probable samples, and the least sure of the rest."""
+    images = 9 if report.inputs is None else _SHEET_IMAGES // len(shown)
+    most = min(24, images) - _UNSURE_IMAGES
+    sheets = []
+    for rank, group in enumerate(shown):
+        members = np.flatnonzero(report.groups == group)
+        p = report.probability[members]
+        members = members[np.argsort(-p, kind="stable")]
+        sheets.append(
+            {
+                "group": group,
+                "colour": rank % _COLOURS,
+                "samples": len(members),
+                "probability": _percent(float(p.mean())),
+                "sure": [_tile(report, row) for row in members[:most]],
+                "unsure": [_tile(report, row) for row in members[most:][-_UNSURE_IMAGES:]],
+            }
+        )
+    return sheets
+
+
+def _hardest(report: Report) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(kind, pairs): alike pairs of the smallest cosine, not-alike pairs of the largest.
+
+    These are the answers that the final embedding would have guessed least. A pair that was asked
+    again with the same answer stands here once.
+    """
+    asked: dict[tuple[int, int, Relation], str] = {}
+    for answer in report.answers:
+        for i, j, relation in answer.judgements:
+            asked.setdefault((min(i, j), max(i, j), relation), answer.oracle)
+    kinds = []
+    for relation, sign in ((Relation.ALIKE, 1), (Relation.NOT_ALIKE, -1)):
+        pairs = np.array([(i, j) for i, j, r in asked if r is relation], int).reshape(-1, 2)
+        cosine = _cosines(report.embedding, pairs)
+        hardest = np.argsort(sign * cosine, kind="stable")[:_HARDEST]
+        kinds.append(
+            (
+                relation.value,
+                [
+                    {
+                        "tiles": [_tile(report, int(row)) for row in pairs[at]],
+                        "cosine": f"{cosine[at]:.2f}".replace("-", "\u2212"),
+                        "oracle": asked[(int(pairs[at][0]), int(pairs[at][1]), relation)],
+                    }
+                    for at in hardest
+                ],
+            )
+        )
+    return kinds
+
+
+def _cosines(h: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """[m] cosine of the two rows of each pair [m, 2], a chunk at a time."""
+    chunks = (pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK))
+    cosines = [np.sum(_unit(h[c[:, 0]]) * _unit(h[c[:, 1]]), axis=1) for c in chunks]
+    return np.concatenate([np.zeros(0), *cosines])
+
+
+def _missing(report: Report, shown: int) -> list[str]:
+    """What a reader could look for in vain, and why it is not there."""
+    summary, sentences = report.summary, []
+    if "partition_accuracy" not in summary:
+        sentences.append(
+            "There are no true labels, so accuracy, kNN and probes could not be measured"
+            + (
+                "; the audit's estimate stands in for them."
+                if "estimated_accuracy" in summary
+                else ", and no audit was made that would estimate the accuracy."
+            )
+        )
+    if not report.answers:
+        sentences.append("Nothing was asked in this run, so there are no judgements to show.")
+    elif not report.baseline:
+        sentences.append(
+            "Random questions stand beside this run only where a program answers from true labels; "
+            "nobody is asked questions for a comparison."
+        )
+    if report.inputs is None:
+        sentences.append("The samples are not images, so they are shown by their ids.")
+    n, groups = len(report.groups), len(np.unique(report.groups))
+    if n > _MAP_SAMPLES:
+        sentences.append(f"The map shows {_MAP_SAMPLES:,} samples, drawn at random, of {n:,}.")
+    if groups > shown:
+        sentences.append(
+            f"Sheets and names on the map are of the {shown} largest of {groups:,} groups; "
+            "partition.csv has them all."
+        )
+    if groups > _COLOURS:
+        sentences.append(f"Colours repeat after {_COLOURS} groups; the numbers do not.")
+    return sentences
