@@ -9,7 +9,7 @@ from pal_jax.errors import UserError
 
 _NEIGHBOURS = 10  # of each sample in the graph
 _SPREAD = 0.99  # of the kernel (I - spread S)^-1: how far an answer is heard
-_RANK = 320  # eigenvectors that stand for the kernel
+_RANK = 256  # eigenvectors that stand for the kernel
 _DENSE = 2_500  # up to here all eigenvectors are computed exactly
 _CELLS = 64  # that communities are made of
 _CHUNK = 1 << 24  # numbers of an [n, chunk] block of distances
@@ -101,6 +101,12 @@ class Geometry:
         edges = self.cells[rows] * count + self.cells[self.graph.indices]
         between = np.bincount(edges, self.graph.weights, minlength=count * count)
         return merge_by_modularity(between.reshape(count, count))[self.cells]
+
+    @functools.cached_property
+    def medoids(self) -> np.ndarray:
+        """The most central sample of each community."""
+        order = np.lexsort((-self.centrality(self.communities), self.communities))
+        return order[np.flatnonzero(np.diff(self.communities[order], prepend=-1))]
 
     def centrality(self, groups: np.ndarray) -> np.ndarray:
         """[n] similarity of each sample to all of its own group, given as [n] int."""

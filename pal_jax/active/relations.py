@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -83,10 +83,10 @@ class Relations:
                 return names
             self._parent = names
 
-    def apart(self, group: int) -> set[int]:
-        """Groups known not to be alike to `group`, without those that only differ in `known`."""
+    def apart(self, group: int) -> Mapping[int, int]:
+        """The groups that answers keep apart from `group`, each with its (negative) votes."""
         self._refresh()
-        return self._apart[group]
+        return self._apart.get(group, {})
 
     def known(self) -> np.ndarray:
         """[n] int64: the name of the sample's group known from the start, -1 where none is."""
@@ -119,7 +119,7 @@ class Relations:
     def _start(self) -> None:
         self._parent = np.where(self._known < 0, np.arange(self.n), self._known)
         self._label = self._known.copy()  # [n], right at the names of groups
-        self._apart: dict[int, set[int]] = collections.defaultdict(set)
+        self._apart: dict[int, dict[int, int]] = collections.defaultdict(dict)
 
     def _find(self, i: int) -> int:
         parent = self._parent
@@ -133,7 +133,8 @@ class Relations:
         if a == b:
             return Relation.ALIKE
         differ = self._label[a] >= 0 and self._label[b] >= 0
-        return Relation.NOT_ALIKE if differ or b in self._apart[a] else Relation.UNKNOWN
+        apart = differ or b in self._apart.get(a, ())
+        return Relation.NOT_ALIKE if apart else Relation.UNKNOWN
 
     def _extend(self, i: int, j: int, relation: Relation) -> None:
         """One more vote; nothing to do once a disagreement has made the state stale."""
@@ -142,25 +143,26 @@ class Relations:
             return
         a, b = self._find(i), self._find(j)
         current = self._between(a, b)
-        if current is not Relation.UNKNOWN:
-            self._consistent = current is relation
-            self._stale = not self._consistent
-        elif relation is Relation.ALIKE:
-            self._join(a, b)
+        if current is relation or current is Relation.UNKNOWN:
+            if relation is Relation.NOT_ALIKE:
+                self._separate(a, b, -1)
+            elif a != b:
+                self._join(a, b)
         else:
-            self._separate(a, b)
+            self._consistent = False
+            self._stale = True
 
     def _join(self, a: int, b: int) -> None:
         keep, drop = _pair(a, b)
         self._parent[drop] = keep
         self._label[keep] = max(self._label[keep], self._label[drop])
-        for other in self._apart.pop(drop, ()):
-            self._apart[other].discard(drop)
-            self._separate(keep, other)
+        for other, votes in self._apart.pop(drop, {}).items():
+            del self._apart[other][drop]
+            self._separate(keep, other, votes)
 
-    def _separate(self, a: int, b: int) -> None:
-        self._apart[a].add(b)
-        self._apart[b].add(a)
+    def _separate(self, a: int, b: int, votes: int) -> None:
+        total = self._apart[a].get(b, 0) + votes
+        self._apart[a][b] = self._apart[b][a] = total
 
     def _refresh(self) -> None:
         """Infers everything from all votes, if the log has come to disagree with itself."""
@@ -181,8 +183,8 @@ class Relations:
             else:
                 self._join(a, b)
                 between.join(*_pair(a, b))
-        for a, b in between.negative():
-            self._separate(a, b)
+        for a, b, votes in between.negative():
+            self._separate(a, b, votes)
 
     def _behind(self, pair: Pair, truth: Relation) -> tuple[int, ...]:
         """The answers that make `truth` of this pair; none where labels known before do."""
@@ -255,9 +257,12 @@ class _Between:
     def forget(self, a: int, b: int) -> None:
         del self._sums[a][b], self._sums[b][a]
 
-    def negative(self) -> list[Pair]:
+    def negative(self) -> list[tuple[int, int, int]]:
         return [
-            (a, b) for a, others in self._sums.items() for b, t in others.items() if t < 0 and a < b
+            (a, b, total)
+            for a, others in self._sums.items()
+            for b, total in others.items()
+            if total < 0 and a < b
         ]
 
 

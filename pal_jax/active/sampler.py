@@ -12,7 +12,7 @@ from pal_jax.active import stopping
 from pal_jax.active.geometry import Geometry, check_embeddings
 from pal_jax.active.journal import Journal
 from pal_jax.active.oracles import OracleError
-from pal_jax.active.posterior import infer
+from pal_jax.active.posterior import infer, likely_groups
 from pal_jax.active.questions import (
     Answer,
     Oracle,
@@ -67,7 +67,8 @@ class Sampler:
         seed: of all random choices.
         strategy: which questions to propose.
         journal: where answers are kept; None: in memory, and then in `state_dict`.
-        error_rate: how often a judgement is wrong, below one half. 0: all are right.
+        error_rate: how often a judgement is wrong, below one half. 0: all are right. None:
+            estimated from the answers that contradict others.
         known: [n] int labels known from the start, -1 where there is none.
         candidates: M, how many candidates a question may have.
         related: share of a batch that is drawn from samples with a known alike partner.
@@ -81,7 +82,7 @@ class Sampler:
         seed: int = 0,
         strategy: Strategy = most_informative,
         journal: Journal | None = None,
-        error_rate: float = 0.0,
+        error_rate: float | None = 0.0,
         known: np.ndarray | None = None,
         candidates: int = 1,
         related: float = 0.5,
@@ -177,23 +178,18 @@ class Sampler:
         self._buy(oracle, questions)
         by_question = {answer.question: answer for answer in self._answers[told:]}
         relations = [by_question[question].relations[0] for question in questions]
-        return stopping.audit_result(relations, unknown, self.n, self.error_rate)
+        return stopping.audit_result(relations, unknown, self.n, self._error())
 
     def partition(self, embeddings: np.ndarray) -> Partition:
         """The most probable group of each sample; needs no number of groups, nor any answer.
 
-        Samples that the answers say little about form groups of their own, as the embedding
-        has it.
+        Where nothing was asked, groups are the communities of the embedding.
         """
         geometry = self._geometry_of(embeddings)
-        if not self._answers and self._known is None:
-            groups = geometry.communities
-            return Partition(number_by_size(groups), np.full(self.n, 0.5))
-        posterior = infer(geometry, self._relations)
-        best = posterior.probability.argmax(axis=1)
-        unseen = best == len(posterior.names)
-        groups = np.where(unseen, len(posterior.names) + geometry.communities, best)
-        return Partition(number_by_size(groups), posterior.probability.max(axis=1))
+        likely = likely_groups(geometry, self._relations)
+        posterior = infer(geometry, self._relations, self._error(), likely)
+        chance = posterior.probability[:, :-1]
+        return Partition(number_by_size(chance.argmax(axis=1)), chance.max(axis=1))
 
     def batch(self, size: int) -> Batch:
         """The next batch: a function of seed, number of the batch and what is known.
@@ -269,6 +265,13 @@ class Sampler:
             self._geometry = (content, Geometry(z))
         return self._geometry[1]
 
+    def _error(self) -> float:
+        """The error rate as given, or what the answers make of a guess of 1 in 20."""
+        if self.error_rate is not None:
+            return self.error_rate
+        wrong = len(self._relations.contradictions())
+        return min(0.45, (1.0 + wrong) / (20.0 + self._spent))
+
     def _rng(self) -> np.random.Generator:
         self._proposals += 1
         return np.random.default_rng([self.seed, _PROPOSAL, self._proposals])
@@ -278,7 +281,7 @@ class Sampler:
         count = min(count, self.left)
         if count <= 0:
             return []
-        knowledge = Knowledge(geometry, self._relations, self.candidates, self.error_rate)
+        knowledge = Knowledge(geometry, self._relations, self.candidates, self._error())
         questions = []
         left = self.left
         for question in self.strategy(knowledge, count, self._rng()):
@@ -371,7 +374,7 @@ def _draw_related(groups: np.ndarray, count: int, rng: np.random.Generator) -> n
 
 
 def _check_settings(
-    n: int, budget: int, seed: int, error_rate: float, candidates: int, related: float
+    n: int, budget: int, seed: int, error_rate: float | None, candidates: int, related: float
 ) -> None:
     if n < 1:
         raise UserError(f"there are {n} samples; at least one is needed")
@@ -379,7 +382,7 @@ def _check_settings(
         raise UserError(f"a budget is a number of judgements from 0 up, not {budget}")
     if seed < 0:
         raise UserError(f"the seed is an integer from 0 up, not {seed}")
-    if not 0.0 <= error_rate < 0.5:
+    if error_rate is not None and not 0.0 <= error_rate < 0.5:
         raise UserError(f"the error rate is a probability below one half, not {error_rate}")
     if candidates < 1:
         raise UserError(f"a question needs at least one candidate, not {candidates}")

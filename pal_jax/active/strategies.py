@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pal_jax.active.geometry import Geometry
-from pal_jax.active.posterior import Posterior, infer
+from pal_jax.active.posterior import Posterior, infer, own_group, same_group, vote_odds
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.relations import Relations
 
@@ -28,6 +28,9 @@ class Knowledge:
     candidates: int = 1
     error_rate: float = 0.0
 
+
+_OPEN = 1_000  # the most uncertain samples: those that may be asked about
+_MERGE = 10.0  # gain of joining two groups, in units of the gain of a sample
 
 # (what is known, how many questions, randomness) -> at most that many, none of them implied
 Strategy = Callable[[Knowledge, int, np.random.Generator], list[Question]]
@@ -62,89 +65,156 @@ def random_pairs(knowledge: Knowledge, count: int, rng: np.random.Generator) -> 
 def most_informative(knowledge: Knowledge, count: int, rng: np.random.Generator) -> list[Question]:
     """The flagship: what is expected to put most samples into their right group.
 
-    Questions of one call are chosen one after the other, each as if those before had got their
-    most probable answers. `rng` is not needed.
+    Either an uncertain sample against its most probable group, or two groups that may be one,
+    or, where judgements can be wrong, a sample against its own group once more. Questions of one
+    call are chosen one after the other, each as if those before had got their most probable
+    answers. `rng` is not needed.
     """
     relations = copy.deepcopy(knowledge.relations) if count > 1 else knowledge.relations
     questions: list[Question] = []
     while len(questions) < count:
-        question, believed = _best(knowledge, relations, infer(knowledge.geometry, relations))
-        if question is None:
+        believing = dataclasses.replace(knowledge, relations=relations)
+        posterior = infer(knowledge.geometry, relations, knowledge.error_rate)
+        ideas = [find(believing, posterior) for find in (_merges, _samples, _checks)]
+        best = max(ideas, key=lambda idea: idea.gain)
+        if best.question is None:
             break
-        questions.append(question)
+        questions.append(best.question)
         if len(questions) < count:
-            relations.add([Answer(question, believed, "believed")])
+            relations.add([Answer(questions[-1], best.believed, "believed")])
     return questions
 
 
-def _best(
-    knowledge: Knowledge, relations: Relations, posterior: Posterior
-) -> tuple[Question | None, tuple[Relation, ...]]:
-    """The question of largest gain, in samples put right, and its most probable answer."""
-    merge_gain, pair, same = _best_merge(knowledge, relations, posterior)
-    point_gain, sample = _best_sample(knowledge, posterior)
-    if max(merge_gain, point_gain) <= 0.0:
-        return None, ()
-    phi = knowledge.geometry.features
-    if merge_gain >= point_gain:
-        a, b = (np.flatnonzero(posterior.column == c) for c in pair)
-        similarity = phi[a] @ phi[b].T
-        i, j = np.unravel_index(similarity.argmax(), similarity.shape)
-        believed = Relation.ALIKE if same >= 0.5 else Relation.NOT_ALIKE
-        return Question(int(a[i]), (int(b[j]),)), (believed,)
-    column = posterior.probability[sample, :-1].argmax()
-    members = np.flatnonzero(posterior.column == column)
-    member = members[(phi[members] @ phi[sample]).argmax()]
-    likely = posterior.probability[sample, column] >= 0.5
-    believed = Relation.ALIKE if likely else Relation.NOT_ALIKE
-    return Question(int(member), (int(sample),)), (believed,)
+@dataclasses.dataclass(frozen=True)
+class _Idea:
+    """A question, its gain (in samples put right) and its most probable answer."""
+
+    gain: float = 0.0
+    question: Question | None = None
+    believed: tuple[Relation, ...] = ()
 
 
-def _best_sample(knowledge: Knowledge, posterior: Posterior) -> tuple[float, int]:
-    """The unplaced sample whose group tells most about the uncertain ones.
+def _samples(knowledge: Knowledge, posterior: Posterior) -> _Idea:
+    """Uncertain samples against their most probable group.
 
-    Its gain is how much less the posterior variance would be, each sample weighted by its
-    chance to be in the wrong group.
+    The gain of a sample is how much less the posterior variance would be if its group were
+    known, each sample weighted by its chance to be in the wrong group.
     """
-    phi = knowledge.geometry.features
     wrong = 1.0 - posterior.probability[:, :-1].max(axis=1)
-    spread = phi @ posterior.covariance
-    heard = spread.T @ (wrong[:, None] * spread)
-    gain = np.einsum("nr,nr->n", phi @ heard, phi) / (posterior.variance + 0.01)
-    gain = np.where(posterior.placed, -np.inf, gain)
-    return float(gain.max()), int(gain.argmax())
+    open_ = np.flatnonzero(~posterior.placed)
+    open_ = open_[np.argsort(-wrong[open_], kind="stable")[:_OPEN]]
+    if not len(open_):
+        return _Idea()
+    # float32: it only ranks.
+    phi = knowledge.geometry.features[open_].astype(np.float32)
+    spread = phi @ posterior.covariance.astype(np.float32)
+    heard = (spread * wrong[open_, None].astype(np.float32)).T @ spread
+    noise = posterior.noise[open_].astype(np.float32)
+    gain = ((phi @ heard) * phi).sum(axis=1) / ((spread * phi).sum(axis=1) + noise)
+    best = gain.argmax()
+    column = posterior.probability[open_, :-1].argmax(axis=1)
+    rivals = np.flatnonzero(column == column[best])
+    chosen = _spread_out(gain[rivals], phi[rivals], spread[rivals], knowledge.candidates)
+    samples = open_[rivals[chosen]]
+    chance = posterior.probability[samples, column[best]]
+    return _Idea(
+        float(gain[best]),
+        Question(_representative(knowledge, posterior, int(column[best]), samples), tuple(samples)),
+        tuple(Relation.ALIKE if p >= 0.5 else Relation.NOT_ALIKE for p in chance),
+    )
 
 
-def _best_merge(
-    knowledge: Knowledge, relations: Relations, posterior: Posterior
-) -> tuple[float, tuple[int, int], float]:
-    """The two groups of unknown relation with most samples to join, in expectation."""
-    best = (0.0, (0, 0), 0.0)
+def _spread_out(gain: np.ndarray, phi: np.ndarray, spread: np.ndarray, count: int) -> list[int]:
+    """The best, then what is still worth most beside those chosen before it."""
+    chosen: list[int] = []
+    variance = (spread * phi).sum(axis=1)
+    for _ in range(min(count, len(gain))):
+        best = int(gain.argmax())
+        chosen.append(best)
+        shared = np.square(spread @ phi[best]) / (variance * variance[best] + 1e-30)
+        gain = gain * np.maximum(1.0 - shared, 0.0)
+        gain[chosen] = -np.inf
+    return chosen
+
+
+def _merges(knowledge: Knowledge, posterior: Posterior) -> _Idea:
+    """Two groups that may be one: the smaller half times the chance that they are."""
+    relations, names = knowledge.relations, posterior.names.tolist()
     mass = posterior.probability[:, :-1].sum(axis=0)
-    for a in range(len(posterior.names)):
-        same = _same(knowledge, relations, posterior, a)
-        gain = same * np.minimum(mass, mass[a])
-        b = int(gain.argmax())
-        if gain[b] > best[0]:
-            best = (float(gain[b]), (a, b), float(same[b]))
-    return best
+    size = np.bincount(posterior.column[posterior.placed])
+    labelled = relations.known()[posterior.names] >= 0
+    best, pair, chance = 0.0, (0, 0), 0.0
+    for a, name in enumerate(names):
+        apart = relations.apart(name)
+        votes = np.array([apart.get(other, 0) for other in names])
+        odds = vote_odds(votes, knowledge.error_rate)
+        larger = (size > size[a]) | ((size == size[a]) & (np.arange(len(names)) > a))
+        others = np.flatnonzero(larger & (odds > 0.0) & ~(labelled & labelled[a]))
+        if not len(others):
+            continue
+        same = same_group(posterior, knowledge.geometry, a, others)
+        same = same * odds[others] / (same * odds[others] + 1.0 - same)
+        gain = _MERGE * same * np.minimum(mass[others], mass[a])
+        b = gain.argmax()
+        if gain[b] > best:
+            best, pair, chance = float(gain[b]), (a, int(others[b])), float(same[b])
+    if best == 0.0:
+        return _Idea()
+    anchor, candidate = _closest(knowledge, posterior, *pair)
+    believed = Relation.ALIKE if chance >= 0.5 else Relation.NOT_ALIKE
+    return _Idea(best, Question(anchor, (candidate,)), (believed,))
 
 
-def _same(knowledge: Knowledge, relations: Relations, posterior: Posterior, a: int) -> np.ndarray:
-    """[C] probability that group a is in truth group b, judged without the answers that made a."""
-    members = np.flatnonzero(posterior.column == a)
-    same = np.zeros(len(posterior.names))
-    if len(members) > 16:
-        return same
-    phi = knowledge.geometry.features[members]
-    hat = phi @ posterior.covariance @ phi.T / posterior.noise[members]
-    rest = np.linalg.inv(np.eye(len(members)) - hat)
-    mean = rest @ posterior.mean[members]
-    variance = ((rest @ hat).diagonal() * posterior.noise[members]).mean()
-    score = np.square(np.maximum(mean, 0.0)).mean(axis=0)
-    group = int(posterior.names[a])
-    for b, name in enumerate(posterior.names.tolist()):
-        if b == a or relations.relation(group, name) is Relation.NOT_ALIKE:
-            score[b] = 0.0
-    news = (2 + len(posterior.names)) / (2 + posterior.placed.sum())
-    return score / max(score.sum() + news * variance, 1e-300)
+def _checks(knowledge: Knowledge, posterior: Posterior) -> _Idea:
+    """A sample against its own group once more, in case that a judgement was wrong."""
+    if knowledge.error_rate == 0.0:
+        return _Idea()
+    relations, groups = knowledge.relations, knowledge.relations.groups()
+    votes = np.zeros(len(groups))
+    for i, j in relations.pairs():
+        if groups[i] == groups[j]:
+            votes[[i, j]] += relations.votes(i, j)
+    samples, chance = own_group(posterior, knowledge.geometry)
+    asked = (votes[samples] > 0) & (relations.known()[samples] < 0)
+    samples, chance = samples[asked], chance[asked]
+    if not len(samples):
+        return _Idea()
+    odds = vote_odds(votes[samples], knowledge.error_rate)
+    wrong = (1.0 - chance) / (1.0 - chance + chance * odds)
+    phi = knowledge.geometry.features
+    heard = phi[samples] @ (posterior.covariance @ phi.sum(axis=0)) / posterior.noise[samples]
+    gain = _MERGE * wrong * np.abs(heard)
+    best = int(gain.argmax())
+    sample = samples[best : best + 1]
+    other = _representative(knowledge, posterior, posterior.column[sample[0]], sample)
+    believed = Relation.ALIKE if wrong[best] < 0.5 else Relation.NOT_ALIKE
+    return _Idea(float(gain[best]), Question(other, tuple(sample)), (believed,))
+
+
+def _representative(
+    knowledge: Knowledge, posterior: Posterior, column: int, samples: np.ndarray
+) -> int:
+    """The member of a group most similar to `samples`, of those least asked about them."""
+    phi = knowledge.geometry.features
+    members = np.setdiff1d(np.flatnonzero(posterior.column == column), samples)
+    similarity = phi[members] @ phi[samples].sum(axis=0)
+    asked = [
+        sum(knowledge.relations.asked(member, sample) for sample in samples.tolist())
+        for member in members.tolist()
+    ]
+    return int(members[np.lexsort((-similarity, asked))[0]])
+
+
+def _closest(knowledge: Knowledge, posterior: Posterior, a: int, b: int) -> tuple[int, int]:
+    """A member of each of two groups: the most similar pair of those least often asked."""
+    phi, relations = knowledge.geometry.features, knowledge.relations
+    left, right = (np.flatnonzero(posterior.column == column) for column in (a, b))
+    similarity = phi[left] @ phi[right].T
+    columns = posterior.column
+    for pair in relations.pairs():
+        if {columns[pair[0]], columns[pair[1]]} == {a, b}:
+            i, j = pair if columns[pair[0]] == a else pair[::-1]
+            row, column = np.searchsorted(left, i), np.searchsorted(right, j)
+            similarity[row, column] -= 2.0 * relations.asked(i, j)
+    i, j = divmod(int(similarity.argmax()), len(right))
+    return int(left[i]), int(right[j])
