@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -57,7 +58,8 @@ def build(
         patch: side in pixels of the patches of a ViT; must divide the image's sides.
 
     Raises:
-        UserError: an unknown name, or a size that is not positive.
+        UserError: an unknown name, or a size that is not positive; and from `init`, a sample that
+            the encoder cannot take.
     """
     hidden, layers, out = projector
     if width < 0 or layers < 0 or (layers and min(hidden, out) < 1) or patch < 1:
@@ -73,11 +75,14 @@ def build(
 
     def init(key: Array, x: Array) -> Variables:
         # Two rows do: parameters depend on the other axes alone.
-        return cast(Variables, net.init(key, jnp.zeros((2, *x.shape[1:]), jnp.float32), False))
+        with jax.numpy_dtype_promotion("standard"):
+            return cast(Variables, net.init(key, jnp.zeros((2, *x.shape[1:]), jnp.float32), False))
 
     def apply(variables: Variables, x: Array, *, train: bool) -> tuple[Array, Array, Variables]:
         mutable = ["batch_stats"] if train else []
-        (h, z), updated = cast(Any, net.apply(variables, x, train, mutable=mutable))
+        # flax mixes bfloat16 with float32 on purpose, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            (h, z), updated = cast(Any, net.apply(variables, x, train, mutable=mutable))
         return h, z, (updated if train else variables).get("batch_stats", {})
 
     return Model(init, apply)
@@ -88,6 +93,11 @@ class _Network(nn.Module):
     projector: nn.Module
 
     def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+        if x.ndim != 4 and not isinstance(self.encoder, Mlp):
+            raise UserError(
+                f"encoder {type(self.encoder).__name__} needs images, and a sample here is "
+                f"{list(x.shape[1:])}; the encoder for features is 'mlp'"
+            )
         h = self.encoder(x, train)
         z = self.projector(h, train)
         # Losses and kNN sum over many rows: float32 whatever the compute dtype.
