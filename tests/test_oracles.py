@@ -1,0 +1,173 @@
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pal_jax.active import oracles
+from pal_jax.active.questions import Question, Relation, answer_to_dict
+from pal_jax.errors import UserError
+
+LABELS = np.array([0, 0, 1, 1, 2, -1])
+QUESTIONS = [Question(0, (1, 2)), Question(2, (3,)), Question(4, (5, 0, 1))]
+TRUTH = oracles.LabelOracle(LABELS)(QUESTIONS)
+
+# A program that answers by LABELS, the way a user would write one.
+PROGRAM = f"""
+import json, sys
+labels = {LABELS.tolist()}
+for line in sys.stdin:
+    q = json.loads(line)
+    a = labels[q["anchor"]]
+    relations = [
+        "not sure" if min(a, labels[c]) < 0 else "alike" if a == labels[c] else "not alike"
+        for c in q["candidates"]
+    ]
+    print(json.dumps({{"relations": relations}}), flush=True)
+"""
+
+
+def program(text: str, tmp_path, **settings) -> oracles.ProgramOracle:
+    path = tmp_path / "with a space.py"
+    path.write_text(text)
+    return oracles.ProgramOracle(f"'{sys.executable}' '{path}'", **settings)
+
+
+def answer_file(tmp_path) -> oracles.FileOracle:
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(answer_to_dict(answer)) + "\n\n" for answer in TRUTH))
+    return oracles.FileOracle(path)
+
+
+ORACLES = {
+    "labels": lambda _: oracles.LabelOracle(LABELS),
+    "noisy": lambda _: oracles.NoisyOracle(oracles.LabelOracle(LABELS), 0.0, seed=0),
+    "file": answer_file,
+    "program": lambda tmp_path: program(PROGRAM, tmp_path),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_oracle_contract(name, tmp_path):
+    oracle = ORACLES[name](tmp_path)
+    assert oracle([]) == []
+    for questions in (QUESTIONS, QUESTIONS[::-1]):  # called again; order is that of the questions
+        answers = oracle(questions)
+        assert [answer.question for answer in answers] == questions
+        by_question = {answer.question: answer.relations for answer in TRUTH}
+        assert [a.relations for a in answers] == [by_question[q] for q in questions]
+        assert {answer.oracle for answer in answers} == {name}
+
+
+def test_a_label_of_minus_one_is_not_sure_and_a_missing_one_an_error():
+    assert TRUTH[2].relations == (Relation.UNKNOWN, Relation.NOT_ALIKE, Relation.NOT_ALIKE)
+    with pytest.raises(UserError, match="6 labels"):
+        oracles.LabelOracle(LABELS)([Question(0, (6,))])
+    for labels in (np.zeros(3), np.zeros((2, 2), int)):
+        with pytest.raises(UserError):
+            oracles.LabelOracle(labels)
+
+
+def test_noise_flips_at_its_rate_and_not_sure_never():
+    n = 4000
+    questions = [Question(0, (i,)) for i in range(1, n)]
+    labels = np.zeros(n, int)
+    labels[-1] = -1
+    answers = oracles.NoisyOracle(oracles.LabelOracle(labels), 0.2, seed=1)(questions)
+    wrong = sum(answer.relations[0] is Relation.NOT_ALIKE for answer in answers)
+    assert abs(wrong / n - 0.2) < 0.03
+    assert answers[-1].relations == (Relation.UNKNOWN,)
+
+
+def test_noise_is_fresh_for_each_time_and_the_same_after_a_stop():
+    def new(history=()):
+        return oracles.NoisyOracle(oracles.LabelOracle(np.zeros(3, int)), 0.4, 5, history)
+
+    questions = [Question(0, (1,)), Question(1, (0,)), Question(0, (2, 1))] * 20
+    whole = new()(questions)
+    assert len({answer.relations for answer in whole[::3]}) == 2  # one pair, several answers
+    for stop in (1, 17):
+        rest = new(whole[:stop])(questions[stop:])
+        assert whole[:stop] + rest == whole
+    assert oracles.NoisyOracle(oracles.LabelOracle(np.zeros(3, int)), 0.4, 6)(questions) != whole
+
+
+@pytest.mark.parametrize("flip", [-0.1, 0.5, 1.0, float("nan")])
+def test_a_flip_that_teaches_nothing_is_refused(flip):
+    with pytest.raises(UserError):
+        oracles.NoisyOracle(oracles.LabelOracle(LABELS), flip, 0)
+
+
+def test_a_file_answers_in_both_directions_by_majority(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [(0, 1, "alike"), (1, 0, "not alike"), (0, 1, "alike"), (2, 3, "not sure")]
+    path.write_text(
+        "\n".join(
+            json.dumps({"anchor": i, "candidates": [j], "relations": [r], "oracle": "x"})
+            for i, j, r in lines
+        )
+    )
+    (answer,) = oracles.FileOracle(path)([Question(1, (0, 2))])
+    assert answer.relations == (Relation.ALIKE, Relation.UNKNOWN)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"anchor": 1}', "[" * 100_000, "\udcff"])
+def test_a_contradictory_or_broken_file_names_its_line(tmp_path, text):
+    path = tmp_path / "a.jsonl"
+    good = json.dumps(answer_to_dict(TRUTH[0]))
+    path.write_bytes(f"{good}\n{text}\n".encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=r"line 2|cannot be read"):
+        oracles.FileOracle(path)
+    with pytest.raises(UserError):
+        oracles.FileOracle(tmp_path / "missing.jsonl")
+
+
+FIRST_ONLY = 'import sys; print(\'{"relations": ["alike", "not alike"]}\', flush=True);'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FIRST_ONLY + "import time; time.sleep(60)", "more than 0.5 s for answer 2 of 3"),
+        (FIRST_ONLY + "sys.stdin.close(); print('yes, I think', flush=True)", "a line of JSON"),
+        (FIRST_ONLY + "print('[]', flush=True)", "an object"),
+        (FIRST_ONLY + "print('[' * 100000, flush=True)", "a line of JSON"),
+        (FIRST_ONLY + "print('{\"relations\": [\"alike\"] * 2}', flush=True)", "a line of JSON"),
+        (FIRST_ONLY + 'print(\'{"relations": ["maybe"]}\', flush=True)', "unknown relation"),
+        (FIRST_ONLY + 'print(\'{"relations": []}\', flush=True)', "0 relations"),
+        (FIRST_ONLY + 'print(\'{"anchor": 1, "relations": ["alike"]}\', flush=True)', "not asked"),
+        (FIRST_ONLY + "sys.exit(3)", "exit code 3 before answer 2 of 3"),
+        (FIRST_ONLY + "print('x' * 9000000)", "a line of JSON"),
+    ],
+)
+def test_what_a_program_said_before_it_failed_is_kept(tmp_path, text, message):
+    timeout = 0.5 if "sleep" in text else 20.0
+    start = time.monotonic()
+    with pytest.raises(oracles.OracleError, match=message) as caught:
+        program(text, tmp_path, timeout=timeout)(QUESTIONS)
+    assert [answer.question for answer in caught.value.answers] == QUESTIONS[:1]
+    assert caught.value.answers[0].relations == TRUTH[0].relations
+    assert time.monotonic() - start < 15
+
+
+def test_a_program_that_reads_nothing_does_not_block(tmp_path):
+    many = [Question(i, (i + 1,)) for i in range(20_000)]  # more than a pipe holds
+    with pytest.raises(oracles.OracleError, match="took more than"):
+        program("import time; time.sleep(60)", tmp_path, timeout=0.5)(many)
+
+
+def test_a_program_that_leaves_a_child_behind_does_not_block(tmp_path):
+    text = "import subprocess; subprocess.Popen(['sleep', '60'])"
+    with pytest.raises(oracles.OracleError, match="took more than"):
+        program(text, tmp_path, timeout=0.5)(QUESTIONS)
+
+
+@pytest.mark.parametrize("command", ["", "'", "/no/such/program", "echo $(touch x); true"])
+def test_commands_that_cannot_run_get_one_sentence(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError):
+        oracles.ProgramOracle(command)(QUESTIONS)
+    assert not (tmp_path / "x").exists()  # no shell was involved
+    with pytest.raises(UserError):
+        oracles.ProgramOracle("true", timeout=0.0)

@@ -1,0 +1,133 @@
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from pal_jax.active.oracles import LabelOracle
+from pal_jax.active.questions import Answer, Question, Relation
+from pal_jax.active.relations import Relations
+from pal_jax.errors import UserError
+
+ALIKE, NOT_ALIKE, UNKNOWN = Relation.ALIKE, Relation.NOT_ALIKE, Relation.UNKNOWN
+N = 9
+PAIRS = [(i, j) for i in range(N) for j in range(N) if i != j]
+
+
+def say(i: int, j: int, relation: Relation) -> Answer:
+    return Answer(Question(i, (j,)), (relation,), "me")
+
+
+def closure(n: int, answers: list[Answer]) -> np.ndarray:
+    """[n, n] relations by brute force: Warshall on alike, then not alike carried along it."""
+    alike, apart = np.eye(n, dtype=bool), np.zeros((n, n), bool)
+    for answer in answers:
+        for i, j, relation in answer.judgements:
+            table = {ALIKE: alike, NOT_ALIKE: apart}.get(relation)
+            if table is not None:
+                table[i, j] = table[j, i] = True
+    for k in range(n):
+        alike |= alike[:, [k]] & alike[[k]]
+    apart = alike @ apart @ alike
+    return np.where(alike, ALIKE, np.where(apart, NOT_ALIKE, UNKNOWN))
+
+
+def table(relations: Relations) -> np.ndarray:
+    n = range(relations.n)
+    return np.array([[relations.relation(i, j) for j in n] for i in n])
+
+
+@hypothesis.given(
+    labels=st.lists(st.integers(-1, 3), min_size=N, max_size=N),
+    pairs=st.lists(st.sampled_from(PAIRS), max_size=30),
+    known=st.lists(st.booleans(), min_size=N, max_size=N),
+    data=st.data(),
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_clean_answers_give_the_closure_in_any_order(labels, pairs, known, data):
+    labels = np.array(labels)
+    answers = LabelOracle(labels)([Question(i, (j,)) for i, j in pairs])
+    shown = np.where(known, labels, -1)
+    told = [
+        say(i, j, ALIKE if shown[i] == shown[j] else NOT_ALIKE)
+        for i, j in PAIRS
+        if shown[i] >= 0 and shown[j] >= 0
+    ]
+    expected = closure(N, answers + told)
+    one, other = Relations(N, shown), Relations(N, shown)
+    one.add(answers)
+    other.add(data.draw(st.permutations(answers)))
+    assert (table(one) == expected).all()
+    assert (table(other) == expected).all()
+    np.testing.assert_array_equal(one.groups(), other.groups())
+    np.testing.assert_array_equal(one.groups(), [list(row).index(ALIKE) for row in expected])
+    assert one.contradictions() == []
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.sampled_from(PAIRS), st.sampled_from(list(Relation))), max_size=25)
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_any_answers_one_by_one_end_like_all_at_once(judgements):
+    answers = [say(i, j, relation) for (i, j), relation in judgements]
+    whole, stepwise = Relations(N), Relations(N)
+    whole.add(answers)
+    for answer in answers:
+        stepwise.add([answer])
+        stepwise.groups()  # an inference between any two answers changes nothing
+    assert (table(whole) == table(stepwise)).all()
+    assert whole.contradictions() == stepwise.contradictions()
+    assert [whole.apart(i) for i in range(N)] == [stepwise.apart(i) for i in range(N)]
+
+
+def test_one_wrong_yes_between_two_groups_is_undone_by_two_no():
+    relations = Relations(6)
+    relations.add([say(0, 1, ALIKE), say(1, 2, ALIKE), say(3, 4, ALIKE), say(4, 5, ALIKE)])
+    relations.add([say(2, 3, ALIKE)])  # wrong
+    assert relations.relation(0, 5) is ALIKE
+    relations.add([say(0, 4, NOT_ALIKE), say(1, 5, NOT_ALIKE)])
+    np.testing.assert_array_equal(relations.groups(), [0, 0, 0, 3, 3, 3])
+    assert relations.relation(2, 3) is NOT_ALIKE
+    (found,) = relations.contradictions()
+    assert (found.pair, found.relation, found.position) == ((2, 3), ALIKE, 4)
+    assert found.against == (5, 6)
+
+
+def test_an_outvoted_no_is_listed_with_the_chain_of_yes_behind_it():
+    relations = Relations(3)
+    relations.add([say(0, 1, ALIKE), say(0, 1, ALIKE), say(1, 2, ALIKE), say(1, 2, ALIKE)])
+    relations.add([say(0, 2, NOT_ALIKE)])
+    assert relations.relation(0, 2) is ALIKE
+    (found,) = relations.contradictions()
+    assert (found.pair, found.relation, found.against) == ((0, 2), NOT_ALIKE, (0, 2))
+
+
+def test_the_same_pair_is_decided_by_its_majority():
+    relations = Relations(2)
+    expected = [ALIKE, UNKNOWN, NOT_ALIKE, NOT_ALIKE]
+    for vote, relation in zip([ALIKE, NOT_ALIKE, NOT_ALIKE, UNKNOWN], expected, strict=True):
+        relations.add([say(1, 0, vote)])
+        assert relations.relation(0, 1) is relation
+    assert relations.asked(0, 1) == 4
+    assert relations.votes(1, 0) == -1
+
+
+def test_labels_known_from_the_start_are_not_overruled():
+    relations = Relations(4, np.array([7, 7, 3, -1]))
+    relations.add([say(1, 2, ALIKE), say(0, 1, NOT_ALIKE), say(3, 2, ALIKE)])
+    np.testing.assert_array_equal(relations.groups(), [0, 0, 2, 2])
+    assert relations.relation(3, 0) is NOT_ALIKE
+    assert [c.position for c in relations.contradictions()] == [0, 1]
+
+
+@pytest.mark.parametrize("known", [np.zeros(3, int), np.zeros(4), np.zeros((4, 1), int)])
+def test_known_labels_of_another_form_are_refused(known):
+    with pytest.raises(UserError):
+        Relations(4, known)
+
+
+def test_sixty_thousand_samples_take_no_time():
+    n = 60_000
+    labels = np.arange(n) % 1000
+    relations = Relations(n, labels)
+    relations.add(LabelOracle(labels)([Question(i, (i + 1,)) for i in range(2000)]))
+    np.testing.assert_array_equal(relations.groups(), labels)
