@@ -8,7 +8,7 @@ import base64
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -53,15 +53,15 @@ def line_chart(
     title: str,
     x_label: str,
     series: Mapping[str, Points],
-    show: Callable[[float], str],
+    unit: str = "",
 ) -> Chart:
     """A chart of one line for each entry of `series`, with round numbers on both axes.
 
     Args:
-        title, x_label: words for the reader; the title names y and its unit.
+        title, x_label: words for the reader; the title names y.
         series: name -> (x, y) pairs in rising x, at least one pair in all; y that are not finite
             are left out.
-        show: text of a y value.
+        unit: of y; stands behind its numbers as it is.
     """
     finite = {
         name: _thinned([(x, y) for x, y in points if math.isfinite(y)])
@@ -86,7 +86,7 @@ def line_chart(
             path="M" + "L".join("{} {}".format(*place(*point)) for point in points),
             dots=dots(np.array([place(*point) for point in points])) if len(points) <= 40 else "",
             label_y=next(label_y),
-            last=show(points[-1][1]),
+            last=_words(points[-1][1], ".3g") + unit,
         )
         for name, points in finite.items()
         if points
@@ -96,11 +96,11 @@ def line_chart(
         x_label,
         lines,
         x_ticks=tuple(
-            (place(x, bottom)[0], f"{x:,.10g}")
+            (place(x, bottom)[0], _words(x, ".10g"))
             for x in round_ticks(left, right)
             if left <= x <= right
         ),
-        y_ticks=tuple((place(left, y)[1], show(y)) for y in y_ticks),
+        y_ticks=tuple((place(left, y)[1], _words(y, ".10g") + unit) for y in y_ticks),
     )
 
 
@@ -173,6 +173,10 @@ def _data_uri(image: Image.Image, kind: str) -> str:
     content = io.BytesIO()
     image.save(content, kind, optimize=True, quality=85)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _words(value: float, form: str) -> str:
+    return format(value, "," + form).replace("-", "\u2212")
 
 
 def _thinned(points: Points) -> Points:

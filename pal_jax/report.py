@@ -26,7 +26,9 @@ _SHEET_IMAGES = 480
 _UNSURE_IMAGES = 6
 _UNSURE = 0.5  # a probability below this is called unsure: more likely wrong than right
 _HARDEST = 6  # questions shown of each kind
+_LONGEST_ID = 120  # characters; of a longer id the end is shown
 _CHUNK = 4096  # pairs compared at a time
+_PERCENT = "\u202f%"  # with the thin space that keeps it on the line of its number
 
 _NAMES = {
     "round": "Round",
@@ -43,7 +45,7 @@ _NAMES = {
     "ridge_accuracy": "Ridge probe",
     "effective_rank": "Effective rank",
     "estimated_accuracy": "Estimated accuracy",
-    "estimated_accuracy_low": "Lower bound of it",
+    "estimated_accuracy_low": "Estimated accuracy, lower bound",
     "loss": "Loss",
     "seconds": "Time",
 }
@@ -56,7 +58,7 @@ class Report:
     Attributes:
         title: name of the data set.
         facts: versions, devices, seed, commit: what it takes to run this again.
-        summary: the contents of summary.json.
+        summary: the contents of summary.json: samples, judgements and groups at least.
         rounds: one row a round: round, step, judgements, groups, loss, effective_rank and, where
             true labels exist, partition_accuracy, ari, nmi, knn_accuracy; any may be absent.
         baseline: rows with judgements and partition_accuracy of random questions, or None.
@@ -99,9 +101,9 @@ def write(path: Path, report: Report) -> None:
     shown = _shown_groups(report.groups)
     page = environment.get_template("report.html.j2").render(
         report=report,
-        lead=_lead(report),
+        lead=_lead(report.summary),
         headline=_headline(report.summary),
-        figures=[(_NAMES.get(k, k), _show(k, v)) for k, v in report.summary.items()],
+        measured=[(_NAMES.get(k, k), _show(k, v)) for k, v in report.summary.items()],
         answered=_answered(report.answers),
         accuracy=_accuracy_chart(report),
         training=_training_charts(report),
@@ -111,7 +113,6 @@ def write(path: Path, report: Report) -> None:
         sheets=_sheets(report, shown),
         hardest=_hardest(report),
         missing=_missing(report, len(shown)),
-        pixelated=report.inputs is not None and max(report.inputs.shape[1:3]) <= 16,
     )
     export.write_bytes(path, page.encode(errors="replace"))
 
@@ -131,33 +132,33 @@ def _show(name: str, value: Any) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f}\u202f%"
+    return f"{100 * value:.1f}{_PERCENT}"
 
 
 def _number(value: float) -> str:
     return f"{value:,.4g}".replace("-", "\u2212")
 
 
-def _lead(report: Report) -> str:
+def _lead(summary: Mapping[str, Any]) -> str:
     """The run in one sentence."""
-    samples, groups = f"{len(report.ids):,} samples", f"{len(np.unique(report.groups)):,} groups"
-    judgements = sum(_answered(report.answers).values())
-    if not judgements:
+    samples, groups = f"{summary['samples']:,} samples", f"{summary['groups']:,} groups"
+    if not summary["judgements"]:
         return f"{samples}, {groups}, and not a single question asked."
-    return f"{judgements:,} yes/no answers put {samples} into {groups}."
+    return f"{summary['judgements']:,} yes/no answers put {samples} into {groups}."
 
 
 def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(name, figure, what it means) of the figures that a reader wants first."""
-    judgements, samples = summary.get("judgements", 0), summary["samples"]
+    judgements, samples = summary["judgements"], summary["samples"]
     notes = {
         "samples": "",
         "judgements": f"{judgements / samples:.2f} yes/no answers a sample" if judgements else "",
         "groups": "",
         "partition_accuracy": "of the samples are in the group of their class",
         "estimated_accuracy": "by the audit, without true labels",
-        "knn_accuracy": "neighbours in the embedding name the class",
-        "probe_accuracy": "a linear classifier on the embedding",
+        "knn_accuracy": "by the vote of the nearest neighbours",
+        "probe_accuracy": "by a linear classifier on the embedding",
+        "seconds": "",
     }
     if "estimated_accuracy_low" in summary:
         low = _show("accuracy", summary["estimated_accuracy_low"])
@@ -179,6 +180,10 @@ def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[tuple[flo
     return [(row[x], row[y]) for row in rows if x in row and y in row]
 
 
+def _in_percent(points: figures.Points) -> list[tuple[float, float]]:
+    return [(x, 100 * y) for x, y in points]
+
+
 def _accuracy_chart(report: Report) -> figures.Chart | None:
     """Partition accuracy against judgements; None where either is unknown."""
     end = [report.summary] if report.answers else []
@@ -188,21 +193,21 @@ def _accuracy_chart(report: Report) -> figures.Chart | None:
     series = {"this run": points}
     if report.baseline:
         series["random questions"] = _points(report.baseline, "judgements", "partition_accuracy")
-    return figures.line_chart("Partition accuracy", "judgements", series, _percent)
+    series = {name: _in_percent(line) for name, line in series.items()}
+    return figures.line_chart("Partition accuracy", "judgements", series, unit=_PERCENT)
 
 
 def _training_charts(report: Report) -> list[figures.Chart]:
-    charts = {
-        "Loss": (list(report.losses), _number),
-        "kNN accuracy": (_points(report.rounds, "step", "knn_accuracy"), _percent),
-        "Effective rank of the embedding": (
-            _points(report.rounds, "step", "effective_rank"),
-            _number,
-        ),
-    }
+    knn = _in_percent(_points(report.rounds, "step", "knn_accuracy"))
+    rank = _points(report.rounds, "step", "effective_rank")
+    charts = (
+        ("Loss", report.losses, ""),
+        ("kNN accuracy", knn, _PERCENT),
+        ("Effective rank of the embedding", rank, ""),
+    )
     return [
-        figures.line_chart(title, "optimiser steps", {"this run": points}, show)
-        for title, (points, show) in charts.items()
+        figures.line_chart(title, "optimiser steps", {"this run": points}, unit)
+        for title, points, unit in charts
         if points
     ]
 
@@ -220,10 +225,10 @@ def _rounds_table(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def _shown_groups(groups: np.ndarray) -> list[int]:
-    """The largest groups, largest first."""
+    """The largest groups, by number."""
     sizes = np.bincount(groups)
-    order = np.argsort(-sizes, kind="stable")[:_SHOWN_GROUPS]
-    return [int(group) for group in order if sizes[group]]
+    largest = np.argsort(-sizes, kind="stable")[:_SHOWN_GROUPS]
+    return sorted(int(group) for group in largest if sizes[group])
 
 
 def _map(report: Report, shown: Sequence[int]) -> dict[str, Any]:
@@ -235,7 +240,7 @@ def _map(report: Report, shown: Sequence[int]) -> dict[str, Any]:
     xy, groups = figures.layout(report.embedding[rows]), report.groups[rows]
     sure = report.probability[rows] >= _UNSURE
     drawn = []
-    for rank, group in enumerate(shown):
+    for place, group in enumerate(shown):
         mine = groups == group
         if not mine.any():
             continue
@@ -244,7 +249,7 @@ def _map(report: Report, shown: Sequence[int]) -> dict[str, Any]:
         drawn.append(
             {
                 "group": group,
-                "colour": rank % _COLOURS,
+                "colour": place % _COLOURS,
                 "sure": figures.dots(xy[mine & sure]),
                 "unsure": figures.dots(xy[mine & ~sure]),
                 "label": np.round(xy[mine][nearest], 2).tolist(),
@@ -283,8 +288,9 @@ def _matrix(report: Report) -> dict[str, Any]:
 
 def _tile(report: Report, row: int) -> dict[str, Any]:
     """One sample: its id, its image if there is one, its group and how sure that is."""
+    name = str(report.ids[row])
     return {
-        "id": str(report.ids[row]),
+        "id": name if len(name) <= _LONGEST_ID else "\u2026" + name[1 - _LONGEST_ID :],
         "image": None if report.inputs is None else figures.thumbnail(report.inputs[row]),
         "group": int(report.groups[row]),
         "probability": _percent(float(report.probability[row])),
@@ -296,14 +302,14 @@ def _sheets(report: Report, shown: Sequence[int]) -> list[dict[str, Any]]:
     images = 9 if report.inputs is None else _SHEET_IMAGES // len(shown)
     most = min(24, images) - _UNSURE_IMAGES
     sheets = []
-    for rank, group in enumerate(shown):
+    for place, group in enumerate(shown):
         members = np.flatnonzero(report.groups == group)
         p = report.probability[members]
         members = members[np.argsort(-p, kind="stable")]
         sheets.append(
             {
                 "group": group,
-                "colour": rank % _COLOURS,
+                "colour": place % _COLOURS,
                 "samples": len(members),
                 "probability": _percent(float(p.mean())),
                 "sure": [_tile(report, row) for row in members[:most]],
