@@ -61,9 +61,10 @@ def test_a_second_writer_is_turned_away_until_the_first_has_closed(path):
     )
     command = [sys.executable, "-c", program, str(path)]
     with Journal(path):
-        for other in (lambda: str(pytest.raises(UserError, Journal, path).value),
-                      lambda: subprocess.check_output(command, cwd=ROOT, text=True)):  # fmt: skip
-            assert "in use by another process" in other()
+        with pytest.raises(UserError, match="in use by another process"):
+            Journal(path)
+        said = subprocess.check_output(command, cwd=ROOT, text=True)
+    assert "in use by another process" in said
     assert subprocess.check_output(command, cwd=ROOT, text=True) == ""
 
 

@@ -28,7 +28,8 @@ def closure(n: int, answers: list[Answer]) -> np.ndarray:
     for k in range(n):
         alike |= alike[:, [k]] & alike[[k]]
     apart = alike @ apart @ alike
-    return np.where(alike, ALIKE, np.where(apart, NOT_ALIKE, UNKNOWN))
+    names = np.array([UNKNOWN, NOT_ALIKE, ALIKE])
+    return names[np.where(alike, 2, apart.astype(int))]
 
 
 def table(relations: Relations) -> np.ndarray:

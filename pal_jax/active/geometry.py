@@ -119,10 +119,12 @@ class Geometry:
 def check_embeddings(embeddings: np.ndarray, n: int) -> np.ndarray:
     """[n, d] float64, or UserError: another shape, or something in it that is not finite."""
     z = np.asarray(embeddings)
-    if z.ndim != 2 or len(z) != n or not (
+    if z.ndim != 2 or len(z) != n or not z.shape[1] or not (
         np.issubdtype(z.dtype, np.floating) or np.issubdtype(z.dtype, np.integer)
     ):  # fmt: skip
-        raise UserError(f"embeddings are numbers [{n}, d], not {z.dtype}{list(z.shape)}")
+        raise UserError(
+            f"embeddings are {n} rows of one or more numbers, not {z.dtype}{list(z.shape)}"
+        )
     z = z.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(z).all(axis=1))
     if len(bad):
@@ -136,13 +138,15 @@ def check_embeddings(embeddings: np.ndarray, n: int) -> np.ndarray:
 def nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices and squared distances, both [n, k], of the k nearest other samples, in order.
 
+    Distances are in units of the largest |coordinate|.
     Blocks of rows, so that memory grows with n and not with n^2. Candidates are found in
     float32, their distances and order computed in float64; of equals, the smaller id first.
     """
     n = len(points)
+    scale = np.abs(points).max()
+    points = points / (scale if scale > 0 else 1.0)  # so that no square overflows
     centred = points - points.mean(axis=0)
-    scale = np.abs(centred).max()
-    z = (centred / (scale if scale > 0 else 1.0)).astype(np.float32)
+    z = centred.astype(np.float32)
     square = np.square(z).sum(axis=1)
     index = np.empty((n, k), np.int64)
     distance = np.empty((n, k))

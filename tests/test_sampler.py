@@ -1,0 +1,296 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pal_jax.active import strategies
+from pal_jax.active.journal import Journal
+from pal_jax.active.oracles import LabelOracle, NoisyOracle, OracleError
+from pal_jax.active.questions import Answer, Question, Relation
+from pal_jax.active.sampler import Sampler, number_by_size
+from pal_jax.errors import UserError
+
+STRATEGIES = [strategies.random_pairs, strategies.most_informative]
+LABELS = np.arange(48) % 4
+Z = np.random.default_rng(0).normal(size=(48, 5)) + 2.5 * np.eye(5)[LABELS]
+
+
+class Counting:
+    """An oracle that remembers what it was asked, and fails on demand."""
+
+    def __init__(self, fail_after: int = 10**9, flip: float = 0.0, history=()):
+        self.oracle = NoisyOracle(LabelOracle(LABELS), flip, 3, history)
+        self.asked: list[Question] = []
+        self.fail_after = fail_after
+
+    def __call__(self, questions):
+        given = questions[: max(0, self.fail_after - len(self.asked))]
+        answers = self.oracle(given)
+        self.asked += given
+        if len(given) < len(questions):
+            raise OracleError("the line is dead", answers)
+        return answers
+
+
+def pairs(answers) -> list[frozenset[int]]:
+    return [frozenset((i, j)) for answer in answers for i, j, _ in answer.judgements]
+
+
+@pytest.mark.parametrize("candidates", [1, 5])
+@pytest.mark.parametrize("at_once", [1, 7])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_budget_is_spent_and_never_exceeded(strategy, at_once, candidates):
+    sampler = Sampler(48, budget=23, strategy=strategy, candidates=candidates)
+    oracle = Counting()
+    told = sum(sampler.ask(oracle, Z, 6, at_once=at_once) for _ in range(9))
+    assert told == sampler.spent == sum(len(q.candidates) for q in oracle.asked) == 23
+    assert sampler.left == 0
+    assert sampler.propose(Z, 5) == []
+    assert sampler.audit(oracle, Z, 5).judgements == 0
+    assert [answer.question for answer in sampler.answers] == oracle.asked
+    with pytest.raises(UserError, match="budget"):
+        sampler.tell(LabelOracle(LABELS)([Question(0, (1,))]))
+
+
+def test_ask_counts_questions_and_returns_judgements():
+    sampler = Sampler(48, budget=100, candidates=3)
+    oracle = Counting()
+    assert sampler.ask(oracle, Z, 4) == sum(len(q.candidates) for q in oracle.asked)
+    assert len(oracle.asked) == 4
+
+
+@pytest.mark.parametrize("where", ["memory", "journal"])
+@pytest.mark.parametrize("error_rate", [0.0, 0.2])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_resuming_continues_the_same_run(strategy, error_rate, where, tmp_path):
+    def new(path):
+        journal = Journal(path) if where == "journal" else None
+        return journal, Sampler(48, budget=60, strategy=strategy, journal=journal,
+                                error_rate=error_rate, seed=4)  # fmt: skip
+
+    def go(sampler, oracle, rounds):
+        for _ in range(rounds):
+            sampler.ask(oracle, Z, 5)
+            sampler.batch(12)
+        return sampler
+
+    _, whole = new(tmp_path / "whole.db")
+    go(whole, Counting(flip=error_rate), 6)
+    journal, first = new(tmp_path / "first.db")
+    go(first, Counting(flip=error_rate), 2)
+    state = json.loads(json.dumps(first.state_dict()))
+    # The journal gets further than the state that was saved; then the process is killed.
+    first.ask(Counting(flip=error_rate, history=first.answers), Z, 3) if journal else None
+    bought = first.answers
+    if journal is not None:
+        journal.close()
+    _, second = new(tmp_path / "first.db")
+    second.load_state_dict(state)
+    oracle = Counting(flip=error_rate, history=bought)
+    go(second, oracle, 4)
+    assert second.answers == whole.answers
+    assert [a.question for a in bought] + oracle.asked == [a.question for a in whole.answers]
+    np.testing.assert_array_equal(second.batch(12).ids, whole.batch(12).ids)
+    one, other = second.partition(Z), whole.partition(Z)
+    np.testing.assert_array_equal(one.groups, other.groups)
+    np.testing.assert_array_equal(one.probability, other.probability)
+    assert second.audit(oracle, Z, 9) == whole.audit(Counting(flip=error_rate,
+                                                     history=whole.answers), Z, 9)  # fmt: skip
+
+
+def test_a_run_stopped_inside_a_batch_of_questions_buys_only_the_rest(tmp_path):
+    whole = Sampler(48, budget=60)
+    whole.ask(Counting(), Z, 20, at_once=10)
+    with Journal(tmp_path / "j") as journal:
+        sampler = Sampler(48, budget=60, journal=journal)
+        with pytest.raises(OracleError):
+            sampler.ask(Counting(fail_after=14), Z, 20, at_once=10)
+        assert sampler.spent == len(journal) == 14
+    with Journal(tmp_path / "j") as journal:  # no state was ever saved
+        sampler = Sampler(48, budget=60, journal=journal)
+        oracle = Counting()
+        sampler.ask(oracle, Z, 20, at_once=10)
+        assert sampler.answers == whole.answers == journal.answers()
+        assert len(oracle.asked) == 6
+
+
+def test_answers_of_another_course_of_events_are_neither_lost_nor_asked_again(tmp_path):
+    with Journal(tmp_path / "j") as journal:
+        Sampler(48, budget=60, journal=journal, seed=1).ask(Counting(), Z, 12)
+        other = strategies.random_pairs
+        for use in ("ask", "propose", "tell"):
+            sampler = Sampler(48, budget=60, journal=journal, strategy=other, seed=2)
+            before = len(journal)
+            if use == "ask":
+                sampler.ask(Counting(), Z, 5)
+                assert sampler.spent == before + 5
+            elif use == "propose":
+                sampler.propose(Z, 1)
+                assert sampler.spent == before
+            else:
+                sampler.tell(LabelOracle(LABELS)([Question(0, (1,))]))
+                assert sampler.spent == before + 1
+            assert sampler.answers == journal.answers()
+            asked = pairs(sampler.answers)
+            assert len(set(asked)) >= len(asked) - (use == "tell")
+
+
+def test_a_journal_shorter_than_the_state_is_refused(tmp_path):
+    with Journal(tmp_path / "a") as journal:
+        sampler = Sampler(48, budget=9, journal=journal)
+        sampler.ask(Counting(), Z, 5)
+        state = sampler.state_dict()
+    with Journal(tmp_path / "b") as journal:
+        sampler = Sampler(48, budget=9, journal=journal)
+        with pytest.raises(UserError, match="put the journal"):
+            sampler.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [Answer(Question(0, (48,)), (Relation.ALIKE,), "x")],
+        [Answer(Question(48, (0,)), (Relation.ALIKE,), "x")],
+        [Answer(Question(0, tuple(range(1, 12))), (Relation.ALIKE,) * 11, "x")],
+    ],
+)
+def test_a_bad_answer_refuses_the_whole_call(tmp_path, bad):
+    good = LabelOracle(LABELS)([Question(0, (1,))])
+    with Journal(tmp_path / "j") as journal:
+        sampler = Sampler(48, budget=10, journal=journal)
+        with pytest.raises(UserError):
+            sampler.tell(good + bad)
+        assert (len(journal), sampler.spent, sampler.answers) == (0, 0, [])
+        sampler.tell(good)
+        assert (len(journal), sampler.spent) == (1, 1)
+
+
+def test_an_oracle_that_answers_something_else_is_refused():
+    def wrong(questions):
+        return LabelOracle(LABELS)([Question(1, (2,)) for _ in questions])
+
+    for oracle in (wrong, lambda _: []):
+        sampler = Sampler(48, budget=10)
+        with pytest.raises(UserError, match="each question"):
+            sampler.ask(oracle, Z, 2)
+        assert sampler.spent == 0
+
+
+def test_partition_without_an_answer_comes_from_the_embedding():
+    partition = Sampler(48, budget=0).partition(Z)
+    sizes = np.bincount(partition.groups)
+    assert 2 <= len(sizes) <= 12
+    assert (np.diff(sizes) <= 0).all()
+
+
+def test_a_passive_run_has_the_groups_of_its_labels():
+    sampler = Sampler(48, budget=0, known=LABELS)
+    np.testing.assert_array_equal(sampler.partition(Z).groups, LABELS)
+    half = Sampler(48, budget=0, known=np.where(np.arange(48) < 24, LABELS, -1))
+    groups = half.partition(Z).groups
+    assert groups.max() == 3
+    together = groups[:, None] == groups
+    assert np.mean(together == (LABELS[:, None] == LABELS)) > 0.9
+
+
+def test_groups_are_numbered_by_size_then_smallest_id():
+    np.testing.assert_array_equal(number_by_size(np.array([9, 4, 4, 7, 7, 2])), [2, 0, 0, 1, 1, 3])
+
+
+def test_batch_is_a_function_of_seed_and_number():
+    first, second = Sampler(48, budget=0, seed=1), Sampler(48, budget=0, seed=1)
+    second.load_state_dict({**second.state_dict(), "batches": 1})
+    first.batch(9)
+    np.testing.assert_array_equal(first.batch(16).ids, second.batch(16).ids)
+    assert not np.array_equal(Sampler(48, budget=0, seed=2).batch(48).ids, first.batch(48).ids)
+
+
+@pytest.mark.parametrize("known", [None, LABELS, np.arange(48) // 2, np.full(48, -1)])
+@pytest.mark.parametrize("size", [1, 2, 20, 47, 48])
+def test_batch_contract(known, size):
+    sampler = Sampler(48, budget=0, known=known)
+    relations = sampler.relations
+    for _ in range(5):
+        batch = sampler.batch(size)
+        assert batch.ids.shape == batch.groups.shape == (size,)
+        assert len(set(batch.ids.tolist())) == size
+        assert batch.groups.dtype == np.int32
+        assert batch.groups.min() >= 0
+        assert batch.groups.max() < size
+        for a in range(size):
+            for b in range(a):
+                alike = relations.relation(*batch.ids[[a, b]].tolist()) is Relation.ALIKE
+                assert alike == (batch.groups[a] == batch.groups[b])
+
+
+def test_half_of_a_batch_has_its_partner_with_it():
+    known = np.full(3000, -1)
+    known[:200] = np.arange(200) // 2  # pairs, which chance alone would hardly bring together
+    sampler = Sampler(3000, budget=0, known=known)
+    for _ in range(5):
+        groups = sampler.batch(64).groups
+        together = np.bincount(groups)[groups] > 1
+        assert 24 <= together.sum() <= 44
+    assert Sampler(3000, budget=0, known=known, related=0.0).batch(64).groups.max() > 60
+
+
+@pytest.mark.parametrize("size", [0, -1, 49])
+def test_impossible_batches_are_refused(size):
+    with pytest.raises(UserError):
+        Sampler(48, budget=0).batch(size)
+
+
+@pytest.mark.parametrize(
+    "z",
+    [
+        Z[:-1],
+        Z[:, 0],
+        np.where(np.arange(48)[:, None] == 7, np.nan, Z),
+        Z + np.inf,
+        Z > 0,
+        Z[:, :0],
+    ],
+)
+def test_embeddings_that_cannot_be_used_get_one_sentence(z):
+    sampler = Sampler(48, budget=5)
+    for use in (sampler.partition, lambda z: sampler.propose(z, 1)):
+        with pytest.raises(UserError, match="embeddings"):
+            use(z)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n": 0},
+        {"budget": -1},
+        {"seed": -1},
+        {"error_rate": 0.5},
+        {"error_rate": -0.1},
+        {"error_rate": float("nan")},
+        {"candidates": 0},
+        {"related": 1.5},
+        {"known": np.zeros(3, int)},
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_work_are_refused(settings):
+    with pytest.raises(UserError):
+        Sampler(**{"n": 48, "budget": 5, **settings})
+
+
+def test_audit_teaches_counts_and_is_right_about_a_bad_partition():
+    z = np.random.default_rng(5).normal(size=(48, 5))  # says nothing about the labels
+    sampler = Sampler(48, budget=40)
+    audit = sampler.audit(Counting(), z, 30)
+    assert audit.judgements == sampler.spent == 30
+    assert audit.estimated_accuracy_low < audit.estimated_accuracy < 0.7
+
+
+def test_the_asking_side_never_imports_jax():
+    code = (
+        "import sys, pal_jax.active.sampler, pal_jax.active.oracles;"
+        "print([m for m in ('jax', 'scipy', 'sklearn') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

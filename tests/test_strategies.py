@@ -1,0 +1,189 @@
+import copy
+import time
+
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+from sklearn.datasets import load_digits
+
+from pal_jax.active import strategies
+from pal_jax.active.geometry import Geometry
+from pal_jax.active.oracles import LabelOracle, NoisyOracle
+from pal_jax.active.questions import Answer, Question, Relation
+from pal_jax.active.relations import Relations
+from pal_jax.active.sampler import Sampler
+
+STRATEGIES = [strategies.random_pairs, strategies.most_informative]
+LABELS = np.arange(60) % 3
+
+
+def blobs(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(60, 4)) + 3 * np.eye(4)[LABELS]
+
+
+def knowledge(z, *, candidates=1, error_rate=0.0, answers=()) -> strategies.Knowledge:
+    relations = Relations(len(z))
+    relations.add(answers)
+    return strategies.Knowledge(Geometry(z), relations, candidates, error_rate)
+
+
+def run(strategy, z, labels, questions, **settings):
+    """All questions, asked one by one."""
+    known = knowledge(z, **settings)
+    oracle, asked = LabelOracle(labels), []
+    for step in range(questions):
+        proposed = strategy(known, 1, np.random.default_rng(step))
+        if not proposed:
+            break
+        asked += proposed
+        known.relations.add(oracle(proposed))
+    return known, asked
+
+
+@pytest.mark.parametrize("candidates", [1, 4])
+@pytest.mark.parametrize("error_rate", [0.0, 0.1])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_strategy_contract(strategy, error_rate, candidates):
+    first = LabelOracle(LABELS)([Question(0, (3, 6, 9)), Question(1, (0, 4))])
+    known = knowledge(blobs(), candidates=candidates, error_rate=error_rate, answers=first)
+    before = copy.deepcopy(known.relations)
+    for count in (1, 5, 20):
+        questions = strategy(known, count, np.random.default_rng(1))
+        assert questions == strategy(known, count, np.random.default_rng(1))
+        assert len(questions) == count
+        pairs = [frozenset((q.anchor, c)) for q in questions for c in q.candidates]
+        if error_rate == 0.0:
+            assert len(set(pairs)) == len(pairs)
+            assert all(known.relations.relation(*pair) is Relation.UNKNOWN for pair in pairs)
+        assert all(len(q.candidates) <= candidates for q in questions)
+    np.testing.assert_array_equal(known.relations.groups(), before.groups())
+    assert list(known.relations.pairs()) == list(before.pairs())
+
+
+@pytest.mark.parametrize("candidates", [1, 3])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_it_never_asks_what_follows_and_ends(strategy, candidates):
+    labels = np.arange(12) % 3
+    known, asked = run(strategy, blobs()[:12], labels, 100, candidates=candidates)
+    assert len(asked) < 66
+    pairs = [frozenset((q.anchor, c)) for q in asked for c in q.candidates]
+    assert len(set(pairs)) == len(pairs)
+    if strategy is strategies.most_informative:
+        np.testing.assert_array_equal(known.relations.groups(), labels)
+
+
+HARD = {
+    "all equal": np.ones((30, 3)),
+    "duplicates": np.repeat(np.eye(3), 10, axis=0),
+    "one": np.zeros((1, 2)),
+    "two": np.array([[0.0], [1.0]]),
+    "three": np.array([[0.0], [1.0], [5.0]]),
+    "far apart": np.diag(10.0 ** np.arange(-10, 10)),
+    "wider than long": np.eye(5, 40),
+    "integers": np.arange(20).reshape(10, 2),
+    "huge": np.full((9, 2), 1e300) * np.arange(9)[:, None],
+}
+
+
+def liar(says: Relation):
+    return lambda qs: [Answer(q, (says,) * len(q.candidates), "liar") for q in qs]
+
+
+def coin(seed=0):
+    rng = np.random.default_rng(seed)
+    return lambda qs: [liar(list(Relation)[rng.integers(3)])([q])[0] for q in qs]
+
+
+@pytest.mark.parametrize("error_rate", [0.0, 0.1, None])
+@pytest.mark.parametrize("oracle", ["yes", "no", "not sure", "coin"])
+@pytest.mark.parametrize("name", HARD)
+def test_hard_embeddings_and_hard_oracles_end_in_a_partition(name, oracle, error_rate):
+    z = HARD[name]
+    answer = {
+        "yes": liar(Relation.ALIKE),
+        "no": liar(Relation.NOT_ALIKE),
+        "not sure": liar(Relation.UNKNOWN),
+        "coin": coin(),
+    }[oracle]
+    for strategy in STRATEGIES:
+        sampler = Sampler(len(z), budget=25, strategy=strategy, error_rate=error_rate)
+        sampler.ask(answer, z, 25)
+        partition = sampler.partition(z)
+        assert partition.groups.shape == partition.probability.shape == (len(z),)
+        assert np.isfinite(partition.probability).all()
+        assert (partition.probability >= 0).all()
+        assert (partition.probability <= 1 + 1e-9).all()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = load_digits(return_X_y=True)
+    x = x.astype(np.float64)
+    Sampler(len(x), budget=0).partition(x)
+    return x, y
+
+
+def accuracy(groups, labels):
+    """Of the best one-to-one map of groups to classes; surplus groups are errors."""
+    table = np.zeros((groups.max() + 1, labels.max() + 1))
+    np.add.at(table, (groups, labels), 1)
+    return table[linear_sum_assignment(-table)].sum() / len(labels)
+
+
+def accuracies(digits, budgets, **settings):
+    x, y = digits
+    sampler = Sampler(len(x), budget=max(budgets), **settings.pop("sampler", {}))
+    oracle = settings.get("oracle", LabelOracle(y))
+    found = []
+    for budget in budgets:
+        sampler.ask(oracle, x, budget - sampler.spent, at_once=settings.get("at_once", 1))
+        found.append(accuracy(sampler.partition(x).groups, y))
+    return found
+
+
+@pytest.mark.slow
+def test_digits_are_grouped_with_few_answers(digits):
+    start, early, late = accuracies(digits, [0, 150, 300])
+    assert start > 0.8  # no answers, no number of classes
+    assert early > 0.97
+    assert late > 0.985
+
+
+@pytest.mark.slow
+def test_random_pairs_are_far_below(digits):
+    (found,) = accuracies(digits, [300], sampler={"strategy": strategies.random_pairs})
+    assert found < 0.93
+
+
+@pytest.mark.slow
+def test_batches_of_questions_cost_little_more(digits):
+    (found,) = accuracies(digits, [200], at_once=20)
+    assert found > 0.97
+
+
+@pytest.mark.slow
+def test_set_questions_work_as_well(digits):
+    x, y = digits
+    sampler = Sampler(len(x), budget=300, candidates=8)
+    sampler.ask(LabelOracle(y), x, 300)
+    assert accuracy(sampler.partition(x).groups, y) > 0.97
+    assert any(len(answer.relations) == 8 for answer in sampler.answers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error_rate", [0.1, None])
+def test_wrong_answers_do_not_spoil_the_groups(digits, error_rate):
+    oracle = NoisyOracle(LabelOracle(digits[1]), 0.1, seed=0)
+    found = accuracies(digits, [400], oracle=oracle, sampler={"error_rate": error_rate})
+    assert found[0] > 0.9
+
+
+@pytest.mark.slow
+def test_the_next_question_is_quick(digits):
+    x, y = digits
+    sampler = Sampler(len(x), budget=200)
+    sampler.ask(LabelOracle(y), x, 30)
+    start = time.process_time()
+    sampler.ask(LabelOracle(y), x, 20)
+    assert (time.process_time() - start) / 20 < 0.3  # a loaded machine; see benchmarks
