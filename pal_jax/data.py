@@ -97,10 +97,11 @@ def channel_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A channel or feature that never changes gets std 1, so that dividing by it stays harmless.
     """
     if inputs.dtype == np.uint8:
-        # Counting the 256 values is exact, and needs no float copy of the images.
-        counts = np.stack(
-            [np.bincount(c.ravel(), minlength=256) for c in np.moveaxis(inputs, -1, 0)]
-        )
+        # Counting the 256 values is exact; by parts, since bincount makes int64 of what it counts.
+        pixels = inputs.reshape(-1, inputs.shape[-1])
+        counts = np.zeros((pixels.shape[1], 256), np.int64)
+        for part in np.array_split(pixels, -(-len(pixels) // 2**20)):
+            counts += [np.bincount(channel, minlength=256) for channel in part.T]
         values = np.arange(256) / 255
         weights = counts / counts.sum(axis=1, keepdims=True)
         mean = weights @ values
@@ -180,7 +181,7 @@ def load_tfds(
 
     The builder is made from the folder itself, so a set that is not there cannot start a download,
     and a set that somebody else defined needs none of their code. Rows follow the (shuffled, but
-    fixed) order of the TFDS files. Ids are the feature `id` where there is one, else the row.
+    fixed) order of the TFDS files. Ids are the text feature `id` where that is unique, else the row.
     """
     import tensorflow_datasets as tfds  # half a second, and only for those who use it
 
@@ -190,7 +191,6 @@ def load_tfds(
     features: Any = builder.info.features
     image_key = _only_key(features, tfds.features.Image, "image")
     label_key = _only_key(features, tfds.features.ClassLabel, "label")
-    id_key = _only_key(features, tfds.features.Text, "id")
     if image_key is None:
         raise UserError(f"{folder} has no image feature, only {', '.join(features)}")
 
@@ -210,8 +210,9 @@ def load_tfds(
         inputs, rest = _decode_records(records, n, image_key, decode)
 
     ids = _index_ids(n)
-    if id_key == "id":
-        ids = np.array([record["id"].decode() for record in rest])
+    if "id" in features and isinstance(features["id"], tfds.features.Text):
+        named = np.array([record["id"].decode() for record in rest])
+        ids = named if len(np.unique(named)) == n else ids
     labels, names = None, ()
     if label_key is not None:
         labels = np.array([record[label_key] for record in rest], np.int64)
