@@ -210,7 +210,7 @@ def test_few_samples_are_enough(tmp_path, n):
 
 def test_long_ids_show_their_end(tmp_path):
     ids = np.array([f"{'x' * 10_000}/{i}.png" for i in range(40)])
-    html, page = page_of(tmp_path, a_report(ids=ids))
+    html, _ = page_of(tmp_path, a_report(ids=ids))
     assert "xxx/0.png" in html
     assert len(html) < 200_000
 
