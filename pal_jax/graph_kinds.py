@@ -68,6 +68,10 @@ class Dense:
         """diag(left) G diag(right)."""
         return Dense(left[:, None] * self.weights * right[None, :])
 
+    def block(self, start: Array, size: int) -> Array:
+        """[size, N] rows of G from `start` on; rows past the end are of no meaning."""
+        return self.weights[start + jnp.arange(size, dtype=jnp.int32)]
+
     def dense(self) -> Array:
         """[N, N] array."""
         return self.weights
@@ -131,6 +135,13 @@ class Groups:
         """diag(left) G diag(right); symmetric as cliques are, so `right` must equal `left`."""
         del right
         return Groups(self.ids, self._scale() * left)
+
+    def block(self, start: Array, size: int) -> Array:
+        """[size, N] rows of G from `start` on; rows past the end are of no meaning."""
+        rows = start + jnp.arange(size, dtype=jnp.int32)
+        scale = self._scale()
+        same = self.ids[rows][:, None] == self.ids[None, :]
+        return jnp.where(same, scale[rows][:, None] * scale[None, :], 0)
 
     def dense(self) -> Array:
         """[N, N] array; for small N and for tests."""
@@ -200,6 +211,13 @@ class Edges:
         """diag(left) G diag(right)."""
         weights = left[self.edges[:, 0]] * self.weights * right[self.edges[:, 1]]
         return Edges(self.edges, weights, self.n)
+
+    def block(self, start: Array, size: int) -> Array:
+        """[size, N] rows of G from `start` on; rows past the end are of no meaning."""
+        row = self.edges[:, 0] - start
+        row = jnp.where(row >= 0, row, size)  # a negative index would count from the end
+        zeros = jnp.zeros((size, self.n), self.weights.dtype)
+        return zeros.at[row, self.edges[:, 1]].add(self.weights, mode="drop")
 
     def dense(self) -> Array:
         """[N, N] array; for small N and for tests."""

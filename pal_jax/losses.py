@@ -11,8 +11,9 @@ NaN in z or in the weights propagates.
 import jax
 import jax.numpy as jnp
 
-from pal_jax import gram
+from pal_jax import gram, streaming
 from pal_jax import graph as graph_lib
+from pal_jax.errors import pick
 
 Array = jax.Array
 
@@ -74,45 +75,113 @@ def vicreg(
     return invariance * pull + variance * hinge + 2 * covariance * off_diagonal
 
 
-def simclr(z: Array, graph: graph_lib.GraphLike, *, temperature: float = 0.5) -> Array:
+def simclr(
+    z: Array,
+    graph: graph_lib.GraphLike,
+    *,
+    temperature: float = 0.5,
+    positives: str = "each",
+    apart: graph_lib.GraphLike | None = None,
+) -> Array:
     """InfoNCE on a graph: SimCLR for G = "same sample", SupCon ("out") for G = "same label".
 
       mean over rows i with deg_i > 0 of
-        sum_{j!=i} (G_ij / deg_i) (log sum_{k!=i} exp(s_ik) - s_ij)
+        sum_{j!=i} (G_ij / deg_i) (log sum_{k!=i} A_ik exp(s_ik) - s_ij)
 
-    s_ij = cos(z_i, z_j) / temperature and deg_i = sum_{j!=i} G_ij. Rows without a positive are left
-    out of the mean and still push the others: a pair that is not an edge counts as not alike. The
-    sum over k is over this batch, so the value rises with N as log N; it is a biased estimate of
-    the same loss on all the data.
+    s_ij = cos(z_i, z_j) / temperature and deg_i = sum_{j!=i} G_ij. A_ik = 1, or with `apart` its
+    weight W_ik where G_ik = 0: what is not known to be alike is pushed away, and W says how much.
+    Rows without a positive are left out of the mean and still push the others. The sum over k is
+    over this batch, so the value rises with N as log N; it is a biased estimate of the same loss
+    on all the data.
+
+    Several positives a row have three published conventions, equal where a row has one:
+      "each"   the formula above (SupCon; the default)
+      "any"    mean over rows of log sum_{k!=i} A_ik exp(s_ik) - log sum_{j!=i} G_ij exp(s_ij)
+               (solo-learn): one near positive is enough
+      "pairs"  sum_{i!=j} G_ij log(1 + sum_{k!=i, G_ik=0} A_ik exp(s_ik - s_ij)) / sum_{i!=j} G_ij
+               (optax, pytorch-metric-learning): positives do not compete, rows weigh by degree
+
+    Beyond 1,024 rows "each" without `apart` works in tiles: N^2 time, O(N K) memory, reverse-mode
+    derivatives only, and on several devices every one does all of it. All else takes rows of S and
+    G in blocks: N^2 time and O(N) memory.
 
     Args:
         z: [N, K] floating; a row of zeros has cosine 0 with all others.
         graph: [N, N] array or graph object, non-negative; may be asymmetric (row i's positives j).
-        temperature: positive; 0.1 to 0.5 is common.
+        temperature: positive; 0.1 to 0.5 is common. May be traced.
+        positives: "each", "any" or "pairs".
+        apart: W, [N, N] array or graph object, non-negative: weight of the pairs that are pushed
+            apart. None: 1 for all, "unknown" is as good as "not alike". Its entries where G_ij > 0
+            or i = j are not read.
 
     Returns:
         Scalar, float32 (float64 for a float64 z); 0 if no row has a positive.
 
     Raises:
-        ValueError: z is not [N >= 2, K] floating; the graph is of another size or has concrete
-            negative weights.
+        ValueError: z is not [N >= 2, K] floating; a graph is of another size or has concrete
+            negative weights; no such convention.
 
     Source: Chen et al., ICML 2020 (google-research/simclr: twice this); Khosla et al., NeurIPS 2020
     (their code: times temperature / 0.07).
     """
     z, g = _inputs(z, graph)
-    unit = _unit_rows(z)
-    similarity = unit @ unit.T / temperature
-    others = ~jnp.eye(len(z), dtype=bool)
-    normalizer = jax.nn.logsumexp(similarity, axis=1, where=others)
+    x = _unit_rows(z) / jnp.sqrt(jnp.asarray(temperature, z.dtype))  # s_ij = x_i . x_j
+    convention = pick(_CONVENTIONS, positives, "convention of positives")
+    if apart is None and convention is _each_positive:
+        bound = 1 / temperature if isinstance(temperature, int | float) else None
+        total, weight = _each_positive_of_all(x, g, bound)
+    else:
+        graphs = [g] if apart is None else [g, _inputs(z, apart)[1]]
+        total, weight = streaming.sum_rows(convention, x, graphs)
+    return total / _or_one(weight)
 
+
+def _each_positive_of_all(x: Array, g: graph_lib.Graph, bound: float | None) -> tuple[Array, Array]:
+    """The default: sum_j G_ij s_ij needs only G @ x, so the graph is never N x N here."""
     loops = g.diagonal()
     degree = g.degree() - loops
-    # sum_j G_ij s_ij needs only G @ z: the graph is never N x N here.
-    positives = (unit * (g.matmul(unit) - loops[:, None] * unit)).sum(axis=1) / temperature
+    similarity = (x * (g.matmul(x) - loops[:, None] * x)).sum(axis=1)
     anchors = degree > 0
-    row_loss = jnp.where(anchors, normalizer - positives / jnp.where(anchors, degree, 1), 0)
-    return row_loss.sum() / _or_one(anchors.sum().astype(z.dtype))
+    losses = streaming.log_sums(x, bound) - similarity / jnp.where(anchors, degree, 1)
+    return jnp.where(anchors, losses, 0).sum(), anchors.sum().astype(x.dtype)
+
+
+def _each_positive(
+    s: Array, graphs: list[Array], others: Array, _rows: Array
+) -> tuple[Array, Array]:
+    g, a = _alike_and_apart(graphs, others)
+    degree = g.sum(axis=1)
+    anchors = degree > 0
+    similarity = (g * s).sum(axis=1) / jnp.where(anchors, degree, 1)
+    losses = streaming.log_sum(s, jnp.where(g > 0, 1, a)) - similarity
+    return jnp.where(anchors, losses, 0), anchors.astype(s.dtype)
+
+
+def _any_positive(
+    s: Array, graphs: list[Array], others: Array, _rows: Array
+) -> tuple[Array, Array]:
+    g, a = _alike_and_apart(graphs, others)
+    anchors = (g > 0).any(axis=1)
+    losses = streaming.log_sum(s, jnp.where(g > 0, 1, a)) - streaming.log_sum(s, g)
+    return jnp.where(anchors, losses, 0), anchors.astype(s.dtype)
+
+
+def _pairs_of_positives(
+    s: Array, graphs: list[Array], others: Array, _rows: Array
+) -> tuple[Array, Array]:
+    g, a = _alike_and_apart(graphs, others)
+    negatives = streaming.log_sum(s, jnp.where(g > 0, 0, a))
+    return (g * jax.nn.softplus(negatives[:, None] - s)).sum(axis=1), g.sum(axis=1)
+
+
+_CONVENTIONS = {"each": _each_positive, "any": _any_positive, "pairs": _pairs_of_positives}
+
+
+def _alike_and_apart(graphs: list[Array], others: Array) -> tuple[Array, Array]:
+    """[B, N] weights of the positives and of the pushed pairs, both 0 for a row and itself."""
+    g = jnp.where(others, graphs[0], 0)
+    a = others.astype(g.dtype) if len(graphs) == 1 else jnp.where(others, graphs[1], 0)
+    return g, a
 
 
 def barlow_twins(

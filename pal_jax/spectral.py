@@ -13,14 +13,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pal_jax import gram
+from pal_jax import gram, streaming
 from pal_jax import graph as graph_lib
 
 Array = jax.Array
 
 
 def spectral_contrastive(
-    z: Array, graph: graph_lib.GraphLike, *, views: int | None = None, mu: float | None = None
+    z: Array,
+    graph: graph_lib.GraphLike,
+    *,
+    views: int | None = None,
+    mu: float | None = None,
+    apart: graph_lib.GraphLike | None = None,
 ) -> Array:
     """The spectral contrastive loss: by definition, or with `views` as one trains with it.
 
@@ -28,7 +33,7 @@ def spectral_contrastive(
     views=V:     -2 <G, Z Z^T> / sum(G) + <W, (Z Z^T)^2> / sum(W),   without self-loops in G
 
     W_ij = 1 where rows i and j are of different views and of different samples. The second form
-    is of the published code, for two views with `from_views`. They are different losses: the
+    is that of the published code, for two views with `from_views`. They are different losses: the
     first is a sum over all pairs, the pairs of a row with itself included, grows with N, and has
     its optimum at rows of length about sqrt(K / N) on a normalised graph. The second is a mean
     over pairs, so that an ordinary learning rate works for every N, and its <W, ...> is the
@@ -40,6 +45,10 @@ def spectral_contrastive(
         views: V >= 2; None for the definition.
         mu: with `views` only: rows longer than sqrt(mu) are cut to sqrt(mu), and all is divided by
             mu. None: 1, as in the published code (10 for ImageNet).
+        apart: [N, N] array or graph object, non-negative: weight of the pairs that are pushed
+            apart, so that "unknown" need not mean "not alike". None: 1 for all. In the definition
+            it weighs the square of every pair i != j with G_ij = 0; with `views` it multiplies W.
+            Taken in blocks of rows: N^2 time, O(N) memory.
 
     Returns:
         Scalar, float32 (float64 for a float64 z). Near its optimum the definition's value is a
@@ -47,17 +56,20 @@ def spectral_contrastive(
 
     Raises:
         ValueError: z is not [N >= 2, K] floating; the graph is of another size; `views` below 2 or
-            not dividing N into blocks of 2 or more; `mu` without `views`; with `views`, concrete
-            negative weights.
+            not dividing N into blocks of 2 or more; `mu` without `views`; concrete negative weights
+            in `apart` or, with `views`, in the graph.
 
     Source: HaoChen et al., NeurIPS 2021; code, jhaochenz/spectral_contrastive_learning
     models/spectral.py.
     """
     z, g = _inputs(z, graph)
+    w = None if apart is None else graph_lib.require_nonnegative(_inputs(z, apart)[1])
     if views is not None:
-        return _between_views(z, graph_lib.require_nonnegative(g), views, mu or 1.0)
+        return _between_views(z, graph_lib.require_nonnegative(g), views, mu or 1.0, w)
     if mu is not None:
         raise ValueError(f"{mu=} cuts rows of the published loss: give `views` as well")
+    if w is not None:
+        return streaming.sum_rows(_weighted_squares, z, [g, w])[0]
     return gram.squared_norm(z) - 2 * jnp.vdot(z, g.matmul(z)) + g.squared_norm()
 
 
@@ -121,8 +133,18 @@ def degree_normalized(loss: Callable[..., Array]) -> Callable[..., Array]:
     return on_normalized
 
 
-def _between_views(z: Array, g: graph_lib.Graph, views: int, mu: float) -> Array:
-    """HaoChen's form. W's complement is made of blocks, so <W, (Z Z^T)^2> needs no N x N."""
+def _weighted_squares(
+    s: Array, graphs: list[Array], others: Array, _rows: Array
+) -> tuple[Array, ...]:
+    g, w = graphs
+    weight = jnp.where(others & (g == 0), w, 1)
+    return ((weight * jnp.square(s - g)).sum(axis=1),)
+
+
+def _between_views(
+    z: Array, g: graph_lib.Graph, views: int, mu: float, w: graph_lib.Graph | None
+) -> Array:
+    """HaoChen's form."""
     if views < 2:
         raise ValueError(f"{views=}: pairs of different views need 2 or more")
     square = jnp.square(z).sum(axis=1, keepdims=True)
@@ -130,15 +152,34 @@ def _between_views(z: Array, g: graph_lib.Graph, views: int, mu: float) -> Array
     loops = g.diagonal()
     edges = g.degree().sum() - loops.sum()
     pull = jnp.vdot(z, g.matmul(z) - loops[:, None] * z) / jnp.where(edges > 0, edges, 1)
-
     z_v = gram.blocks(z, views)
-    samples = z_v.shape[1]
+    push = _mean_square_between(z, z_v) if w is None else _weighted_square_between(z, z_v, w)
+    return (push - 2 * pull) / mu
+
+
+def _mean_square_between(z: Array, z_v: Array) -> Array:
+    """<W, (Z Z^T)^2> / sum(W). W's complement is made of blocks, so this needs no N x N."""
+    views, samples, _ = z_v.shape
     same_view = sum(gram.squared_norm(block) for block in z_v)
     of_one_sample = jnp.square(jnp.einsum("abk,cbk->bac", z_v, z_v))  # [B, V, V]
     across = of_one_sample.sum() - jnp.einsum("bvv->", of_one_sample)
     pairs = views * (views - 1) * samples * (samples - 1)
-    push = (gram.squared_norm(z) - same_view - across) / pairs
-    return (push - 2 * pull) / mu
+    return (gram.squared_norm(z) - same_view - across) / pairs
+
+
+def _weighted_square_between(z: Array, z_v: Array, w: graph_lib.Graph) -> Array:
+    """The same with weights on the pairs."""
+    samples = z_v.shape[1]
+
+    def row(s: Array, graphs: list[Array], _others: Array, rows: Array) -> tuple[Array, Array]:
+        columns = jnp.arange(len(z), dtype=rows.dtype)[None, :]
+        rows = rows[:, None]
+        between = (rows // samples != columns // samples) & (rows % samples != columns % samples)
+        weight = jnp.where(between, graphs[0], 0)
+        return (weight * jnp.square(s)).sum(axis=1), weight.sum(axis=1)
+
+    total, weight = streaming.sum_rows(row, z, [w])
+    return total / jnp.where(weight > 0, weight, 1)
 
 
 def _inputs(z: Array, graph: graph_lib.GraphLike) -> tuple[Array, graph_lib.Graph]:

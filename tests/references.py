@@ -74,14 +74,30 @@ def similarity(z, temperature):
     return unit @ unit.T / temperature
 
 
-def simclr(z, g, temperature=0.5):
+def simclr(z, g, temperature=0.5, positives="each", apart=None):
     s, g = similarity(z, temperature), without_loops(g)
-    rows = []
-    for i in range(len(z)):
-        if g[i].sum() > 0:
-            log_sum = np.log(sum(np.exp(s[i, k]) for k in range(len(z)) if k != i))
-            rows.append((g[i] / g[i].sum() * (log_sum - s[i])).sum())
-    return np.mean(rows) if rows else 0.0
+    n = len(z)
+    a = np.ones((n, n)) if apart is None else apart
+    total = weight = 0.0
+    for i in range(n):
+        others = [k for k in range(n) if k != i]
+        alike = [j for j in others if g[i, j] > 0]
+        if not alike:
+            continue
+        negatives = sum(a[i, k] * np.exp(s[i, k]) for k in others if k not in alike)
+        everything = negatives + sum(np.exp(s[i, j]) for j in alike)
+        if positives == "each":
+            shares = g[i, alike] / g[i].sum()
+            total += (shares * (np.log(everything) - s[i, alike])).sum()
+            weight += 1
+        elif positives == "any":
+            total += np.log(everything) - np.log((g[i, alike] * np.exp(s[i, alike])).sum())
+            weight += 1
+        else:
+            for j in alike:
+                total -= g[i, j] * np.log(np.exp(s[i, j]) / (np.exp(s[i, j]) + negatives))
+                weight += g[i, j]
+    return total / weight if weight else 0.0
 
 
 def barlow_twins(z, g, views=1, offdiagonal=5e-3, eps=1e-5):
@@ -95,23 +111,29 @@ def barlow_twins(z, g, views=1, offdiagonal=5e-3, eps=1e-5):
     return ((1 - np.diag(c)) ** 2).sum() + offdiagonal * (without_loops(c) ** 2).sum()
 
 
-def spectral_contrastive(z, g):
-    return ((z @ z.T - g) ** 2).sum()
+def spectral_contrastive(z, g, apart=None):
+    if apart is None:
+        return ((z @ z.T - g) ** 2).sum()
+    pairs = itertools.product(range(len(z)), repeat=2)
+    return sum(
+        (1.0 if g[i, j] or i == j else apart[i, j]) * (z[i] @ z[j] - g[i, j]) ** 2 for i, j in pairs
+    )
 
 
-def spectral_between_views(z, g, views, mu=1.0):
+def spectral_between_views(z, g, views, mu=1.0, apart=None):
     norms = np.linalg.norm(z, axis=1, keepdims=True)
     z = np.where(norms > np.sqrt(mu), z / np.where(norms > 0, norms, 1) * np.sqrt(mu), z)
     g, n = without_loops(g), len(z)
     samples = n // views
     s = z @ z.T
-    apart = [
-        s[i, j] ** 2
-        for i, j in itertools.product(range(n), repeat=2)
-        if i % samples != j % samples and i // samples != j // samples
-    ]
+    total = weight = 0.0
+    for i, j in itertools.product(range(n), repeat=2):
+        if i % samples != j % samples and i // samples != j // samples:
+            w = 1.0 if apart is None else apart[i, j]
+            total += w * s[i, j] ** 2
+            weight += w
     pull = (g * s).sum() / g.sum() if g.sum() else 0.0
-    return (-2 * pull + np.mean(apart)) / mu
+    return (-2 * pull + total / (weight or 1)) / mu
 
 
 def vicreg_squared(z, g, invariance=1.0):
@@ -146,6 +168,27 @@ def published_nt_xent(a, b, temperature):
     np.fill_diagonal(s, -np.inf)
     positive = np.concatenate([np.arange(n) + n, np.arange(n)])
     return np.mean([np.log(np.exp(s[i]).sum()) - s[i, positive[i]] for i in range(2 * n)])
+
+
+def published_solo_learn_simclr(z, labels, temperature):
+    """solo-learn, losses/simclr.py: one logarithm of the summed positives."""
+    e, rows = np.exp(similarity(z, temperature)), []
+    for i in range(len(z)):
+        positive = sum(e[i, j] for j in range(len(z)) if j != i and labels[j] == labels[i])
+        negative = sum(e[i, j] for j in range(len(z)) if labels[j] != labels[i])
+        if positive:
+            rows.append(-np.log(positive / (positive + negative)))
+    return np.mean(rows)
+
+
+def published_optax_ntxent(z, labels, temperature):
+    """optax.losses.ntxent: each positive against the negatives only, mean over pairs."""
+    e, pairs = np.exp(similarity(z, temperature)), []
+    for i, j in itertools.permutations(range(len(z)), 2):
+        if labels[i] == labels[j]:
+            negative = sum(e[i, k] for k in range(len(z)) if labels[k] != labels[i])
+            pairs.append(-np.log(e[i, j] / (e[i, j] + negative)))
+    return np.mean(pairs)
 
 
 def published_barlow_twins(a, b, weight=5e-3):

@@ -24,6 +24,14 @@ LOSSES = {
         functools.partial(losses.simclr, temperature=0.2),
         functools.partial(references.simclr, temperature=0.2),
     ),
+    "simclr of any positive": (
+        functools.partial(losses.simclr, positives="any"),
+        functools.partial(references.simclr, positives="any"),
+    ),
+    "simclr of pairs": (
+        functools.partial(losses.simclr, positives="pairs"),
+        functools.partial(references.simclr, positives="pairs"),
+    ),
     "barlow_twins of 2 views": (
         functools.partial(losses.barlow_twins, views=2),
         functools.partial(references.barlow_twins, views=2),
@@ -110,11 +118,62 @@ def test_two_views_are_the_published_loss(rng, name):
         np.testing.assert_allclose(actual, published(a, b), rtol=rtol)
 
 
-def test_labels_make_simclr_supcon(rng):
+@pytest.mark.parametrize(
+    ("positives", "published"),
+    [
+        ("each", references.published_supcon),
+        ("any", references.published_solo_learn_simclr),
+        ("pairs", references.published_optax_ntxent),
+    ],
+)
+def test_several_positives_have_three_published_conventions(rng, positives, published):
     z, labels = rng.normal(size=(9, 4)), np.array([0, 0, 0, 1, 1, 2, 3, 3, 3])
-    g = graph_lib.from_labels(labels)
-    actual, _ = step("simclr")(jnp.asarray(z, jnp.float32), g)
-    np.testing.assert_allclose(actual, references.published_supcon(z, labels, 0.2), rtol=1e-5)
+    loss = jax.jit(functools.partial(losses.simclr, temperature=0.3, positives=positives))
+    actual = loss(jnp.asarray(z, jnp.float32), graph_lib.from_labels(labels))
+    np.testing.assert_allclose(actual, published(z, labels, 0.3), rtol=1e-5)
+    # With one positive a row the three are one.
+    pairs = np.arange(8) // 2
+    actual = loss(jnp.asarray(z[:8], jnp.float32), graph_lib.from_labels(pairs))
+    np.testing.assert_allclose(actual, references.published_supcon(z[:8], pairs, 0.3), rtol=1e-5)
+
+
+def test_an_unknown_convention_is_refused():
+    with pytest.raises(ValueError, match=r"'al'.*any, each, pairs"):
+        losses.simclr(jnp.ones((4, 2)), jnp.ones((4, 4)), positives="al")
+
+
+APART = {
+    **{
+        f"simclr, {positives}": (
+            functools.partial(losses.simclr, positives=positives),
+            functools.partial(references.simclr, positives=positives),
+        )
+        for positives in ("each", "any", "pairs")
+    },
+    "spectral_contrastive": (spectral.spectral_contrastive, references.spectral_contrastive),
+    "spectral_contrastive of 2 views": (
+        functools.partial(spectral.spectral_contrastive, views=2),
+        functools.partial(references.spectral_between_views, views=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_pushed_pairs_may_have_weights(rng, x64, name):
+    ours, reference = APART[name]
+    z = rng.normal(size=(6, 3))
+    w = np.where(rng.random((6, 6)) < 0.5, rng.random((6, 6)), 0.0)
+    step = jax.jit(jax.value_and_grad(lambda z, g, w: ours(z, g, apart=w)))
+    for kind, g in graphs(rng, n=6).items():
+        value, grad = step(jnp.asarray(z), jnp.asarray(g), jnp.asarray(w))
+        np.testing.assert_allclose(value, reference(z, g, apart=w), rtol=1e-10, err_msg=kind)
+        expected = references.gradient(lambda x, g=g: reference(x, g, apart=w), z)
+        np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-6, err_msg=kind)
+        # Weight 1 is the default; weight 0 leaves finite what has nothing to push.
+        ones = step(jnp.asarray(z), jnp.asarray(g), jnp.ones((6, 6)))[0]
+        np.testing.assert_allclose(ones, reference(z, g), rtol=1e-10, err_msg=kind)
+        nothing = step(jnp.asarray(z), jnp.asarray(g), jnp.zeros((6, 6)))
+        chex.assert_tree_all_finite(nothing)
 
 
 @every_loss
