@@ -181,7 +181,7 @@ def load_tfds(
 
     The builder is made from the folder itself, so a set that is not there cannot start a download,
     and a set that somebody else defined needs none of their code. Rows follow the (shuffled, but
-    fixed) order of the TFDS files. Ids are the text feature `id` where that is unique, else the row.
+    fixed) order of the TFDS files. Ids are the text feature `id` if unique, else the row.
     """
     import tensorflow_datasets as tfds  # half a second, and only for those who use it
 
