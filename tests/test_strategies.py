@@ -1,5 +1,4 @@
 import copy
-import time
 
 import numpy as np
 import pytest
@@ -144,30 +143,28 @@ def accuracies(digits, budgets, **settings):
 
 @pytest.mark.slow
 def test_digits_are_grouped_with_few_answers(digits):
-    start, early, late = accuracies(digits, [0, 150, 300])
+    start, after = accuracies(digits, [0, 150])
     assert start > 0.8  # no answers, no number of classes
-    assert early > 0.97
-    assert late > 0.985
+    assert after > 0.98
 
 
-@pytest.mark.slow
 def test_random_pairs_are_far_below(digits):
-    (found,) = accuracies(digits, [300], sampler={"strategy": strategies.random_pairs})
-    assert found < 0.93
+    (found,) = accuracies(digits, [150], sampler={"strategy": strategies.random_pairs})
+    assert found < 0.9
 
 
 @pytest.mark.slow
 def test_batches_of_questions_cost_little_more(digits):
-    (found,) = accuracies(digits, [200], at_once=20)
-    assert found > 0.97
+    (found,) = accuracies(digits, [100], at_once=20)
+    assert found > 0.95
 
 
 @pytest.mark.slow
 def test_set_questions_work_as_well(digits):
     x, y = digits
-    sampler = Sampler(len(x), budget=300, candidates=8)
-    sampler.ask(LabelOracle(y), x, 300)
-    assert accuracy(sampler.partition(x).groups, y) > 0.97
+    sampler = Sampler(len(x), budget=150, candidates=8)
+    sampler.ask(LabelOracle(y), x, 150)
+    assert accuracy(sampler.partition(x).groups, y) > 0.95
     assert any(len(answer.relations) == 8 for answer in sampler.answers)
 
 
@@ -175,15 +172,5 @@ def test_set_questions_work_as_well(digits):
 @pytest.mark.parametrize("error_rate", [0.1, None])
 def test_wrong_answers_do_not_spoil_the_groups(digits, error_rate):
     oracle = NoisyOracle(LabelOracle(digits[1]), 0.1, seed=0)
-    found = accuracies(digits, [400], oracle=oracle, sampler={"error_rate": error_rate})
-    assert found[0] > 0.9
-
-
-@pytest.mark.slow
-def test_the_next_question_is_quick(digits):
-    x, y = digits
-    sampler = Sampler(len(x), budget=200)
-    sampler.ask(LabelOracle(y), x, 30)
-    start = time.process_time()
-    sampler.ask(LabelOracle(y), x, 20)
-    assert (time.process_time() - start) / 20 < 0.3  # a loaded machine; see benchmarks
+    (found,) = accuracies(digits, [150], oracle=oracle, sampler={"error_rate": error_rate})
+    assert found > 0.85

@@ -185,10 +185,11 @@ def _checks(knowledge: Knowledge, posterior: Posterior) -> _Idea:
     heard = phi[samples] @ (posterior.covariance @ phi.sum(axis=0)) / posterior.noise[samples]
     gain = _MERGE * wrong * np.abs(heard)
     best = int(gain.argmax())
-    sample = samples[best : best + 1]
-    other = _representative(knowledge, posterior, posterior.column[sample[0]], sample)
+    sample = int(samples[best])
+    column = int(posterior.column[sample])
+    other = _representative(knowledge, posterior, column, np.array([sample]))
     believed = Relation.ALIKE if wrong[best] < 0.5 else Relation.NOT_ALIKE
-    return _Idea(float(gain[best]), Question(other, tuple(sample)), (believed,))
+    return _Idea(float(gain[best]), Question(other, (sample,)), (believed,))
 
 
 def _representative(
