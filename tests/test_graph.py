@@ -31,6 +31,7 @@ def operations(g, z):
         "normalized": graph_lib.normalize(g).dense(),
         "laplacian": graph_lib.laplacian(g).matmul(z),
         "with views": graph_lib.with_views(g, 2).dense(),
+        "block": g.block(jnp.int32(4), 5)[:3],  # the last two rows are past the end
     }
 
 
@@ -56,6 +57,7 @@ def expected_operations(g, z):
         "normalized": references.normalized(g),
         "laplacian": references.laplacian(g) @ z,
         "with views": np.kron(np.ones((2, 2)), g),
+        "block": g[4:],
     }
 
 
