@@ -100,7 +100,7 @@ def knn_accuracy(
         queries, expected = h, labels
         if len(y) < 2:
             raise ValueError("one sample alone has no neighbour; give a test set or more samples")
-    k = min(k, len(y) - leave_one_out)
+    k = min(k, len(y))
     bank, queries = _unit(h), _unit(queries)
 
     right, step = 0, max(1, _TILE // len(bank))
@@ -108,7 +108,7 @@ def knn_accuracy(
         cosine = queries[start : start + step] @ bank.T
         here = np.arange(len(cosine))
         if leave_one_out:
-            cosine[here, start + here] = -np.inf
+            cosine[here, start + here] = -np.inf  # a vote of weight 0
         nearest = np.partition(cosine, len(y) - k, axis=1)[:, len(y) - k]
         row, neighbour = np.nonzero(cosine >= nearest[:, None])
         weight = np.exp((cosine[row, neighbour] - 1.0) / _VOTE_TEMPERATURE)

@@ -109,8 +109,10 @@ def test_one_group_of_one_class_is_right():
 @pytest.mark.parametrize("k", [1, 5, 1000])
 @pytest.mark.parametrize("held_out", [False, True])
 def test_knn_is_its_definition_whatever_the_tile(rng, monkeypatch, k, held_out):
-    h, labels = clouds(rng)
-    test = clouds(rng, n=31) if held_out else (None, None)
+    h, labels = clouds(rng, n=120)
+    h += 20.0  # cosines are all alike, so that every vote counts and one too many shows
+    test = (h[90:], labels[90:]) if held_out else (None, None)
+    h, labels = h[:90], labels[:90]
     monkeypatch.setattr(evaluate, "_TILE", 7 * len(h))  # seven queries at a time
     actual = evaluate.knn_accuracy(h, labels, *test, k=k)
     assert actual == pytest.approx(knn_by_sorting(h, labels, *test, k))
@@ -142,8 +144,9 @@ PROBES = [evaluate.ridge_probe, evaluate.logistic_probe]
 
 
 def test_ridge_is_least_squares_with_a_penalty(rng):
-    h, labels = clouds(rng, spread=2.0)
-    test_h, test_labels = clouds(np.random.default_rng(0), n=90, spread=2.0)
+    h, labels = clouds(rng, n=250, spread=2.0)
+    skewed = np.arange(250) >= 90 + 60 * labels  # other shares of the classes than in training
+    test_h, test_labels, h, labels = h[skewed], labels[skewed], h[:90], labels[:90]
     x = (h - h.mean(0)) / h.std(0)
     # sqrt(1e-3 n) I below the features, 0 below the targets: the penalty as more rows.
     rows = np.vstack([x, math.sqrt(1e-3 * len(x)) * np.eye(6)])

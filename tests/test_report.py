@@ -1,11 +1,15 @@
 """The page a user shows around: whole, the same every time, safe with any name."""
 
+import base64
 import dataclasses
+import io
+import math
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pal_jax import figures, report
 from pal_jax.active.questions import Answer, Question, Relation
@@ -143,7 +147,7 @@ def test_headline_says_what_the_summary_says(tmp_path):
     assert "1 alike, 2 not alike, 1 not sure" in " ".join(page.text.split())
 
 
-def test_hardest_are_the_answers_that_the_embedding_would_not_have_guessed():
+def test_hardest_are_the_answers_that_the_embedding_would_not_have_guessed(monkeypatch):
     # Angles from sample 0, in degrees; cosine falls with the angle.
     angles = np.radians([0, 10, 60, 120, 20, 90])
     h = np.stack([np.cos(angles), np.sin(angles)], axis=1) * [[3], [1], [2], [1], [5], [1]]
@@ -154,6 +158,8 @@ def test_hardest_are_the_answers_that_the_embedding_would_not_have_guessed():
     answers = [say(j, Relation.ALIKE) for j in (1, 2, 3)]
     answers += [say(j, Relation.NOT_ALIKE) for j in (5, 4)]
     answers += [say(3, Relation.ALIKE, "bob"), say(4, Relation.UNKNOWN)]
+    answers += [Answer(Question(4, (0,)), (Relation.NOT_ALIKE,), "bob")]  # asked the other way
+    monkeypatch.setattr(report, "_CHUNK", 2)
     value = a_report(n=6, embedding=h, answers=answers)
     kinds = {
         kind: [(pair["tiles"][1]["id"], pair["cosine"], pair["oracle"]) for pair in pairs]
@@ -177,6 +183,65 @@ def test_sheets_begin_with_the_surest_and_end_with_the_least_sure():
         assert [tile["id"] for tile in sheet["sure"]] == by_probability[:18]
         assert [tile["id"] for tile in sheet["unsure"]] == by_probability[-6:]
         assert sheet["samples"] == 50
+
+
+def test_a_small_group_shows_each_sample_once():
+    (sheet,) = report._sheets(a_report(n=80), [1])
+    shown = [tile["id"] for tile in sheet["sure"] + sheet["unsure"]]
+    assert len(shown) == len(set(shown)) == 20
+
+
+def test_the_accuracy_curve_ends_with_the_summary():
+    value = a_report()
+    summary = {**value.summary, "judgements": 8, "partition_accuracy": 1.0}
+    chart = report._accuracy_chart(dataclasses.replace(value, summary=summary))
+    assert chart is not None
+    assert chart.x_ticks[-1] == (100.0, "8")
+    assert [(line.name, line.last) for line in chart.lines] == [
+        ("this run", "100\u202f%"),
+        ("random questions", "50\u202f%"),
+    ]
+
+
+def test_the_table_of_rounds_holds_the_baseline_at_equal_cost():
+    titles, rows = report._rounds_table(a_report())
+    assert titles == [
+        "Round",
+        "Step",
+        "Judgements",
+        "Partition accuracy",
+        "Random questions",
+        "Loss",
+    ]
+    assert rows[1] == ["1", "19", "4", "87.5\u202f%", "50.0\u202f%", "2"]
+
+
+def test_the_map_names_groups_where_they_are_and_rings_the_unsure():
+    value = a_report(n=100)
+    drawn = report._map(value, [0, 1, 2, 3])
+    assert drawn["unsure"] == sum(value.probability < 0.5)
+    for group in drawn["groups"]:
+        mine = value.groups == group["group"]
+        assert group["unsure"].count("M") == sum(value.probability[mine] < 0.5)
+        places = re.findall(r"M(\S+) (\S+)h0", group["sure"] + group["unsure"])
+        xy = np.array(places, float)
+        assert len(xy) == sum(mine)
+        distance = np.linalg.norm(xy - np.median(xy, axis=0), axis=1)
+        at = np.abs(xy - group["label"]).max(axis=1).argmin()
+        assert distance[at] <= distance.min() + 0.02
+
+
+def test_the_matrix_is_light_within_groups_and_numbers_the_wide_ones():
+    groups = np.array([0] * 30 + [1] * 68 + [2] * 2)[np.random.default_rng(0).permutation(100)]
+    matrix = report._matrix(a_report(n=100, groups=groups, embedding=np.eye(3)[groups]))
+    pixels = np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(matrix["image"].split(",")[1]))).convert("L")
+    )
+    assert pixels[:30, :30].min() > 200
+    assert pixels[:30, 30:].max() < 50
+    assert pixels[30:98, 30:98].min() > 200
+    assert matrix["blocks"] == [(0, 15.0), (1, 64.0)]
+    assert matrix["edges"] == [30.0, 98.0]
 
 
 NO_LABELS = {"samples": 40, "judgements": 4, "groups": 4}
@@ -255,6 +320,16 @@ def test_a_chart_puts_points_where_its_ticks_say():
     assert chart.y_ticks[0] == (100.0, "0 %")
     assert chart.y_ticks[-1] == (0.0, "10 %")
     assert chart.x_ticks[0] == (0.0, "0")
+
+
+def test_a_long_line_is_thinned_and_a_broken_one_goes_on():
+    points = [(i, math.sin(i / 1000)) for i in range(20_000)] + [(20_000, math.nan)]
+    (line,) = figures.line_chart("", "", {"a": points}).lines
+    xy = np.array([place.split() for place in line.path[1:].split("L")], float)
+    assert len(xy) <= 600
+    assert not np.isnan(xy).any()
+    step = points[-2][0] / 100
+    np.testing.assert_allclose(50 - 50 * np.sin(xy[:, 0] * step / 1000), xy[:, 1], atol=1.5)
 
 
 def test_labels_of_lines_do_not_overlap_or_leave_the_chart():
