@@ -10,8 +10,9 @@ from pal_jax.errors import UserError
 _NEIGHBOURS = 10  # of each sample in the graph
 _SPREAD = 0.99  # of the kernel (I - spread S)^-1: how far an answer is heard
 _RANK = 256  # eigenvectors that stand for the kernel
-_DENSE = 2_500  # up to here all eigenvectors are computed exactly
+_DENSE = 500  # up to here all eigenvectors are computed exactly
 _CELLS = 64  # that communities are made of
+_BLOCK = 1_024  # rows of a sparse product at a time
 _CHUNK = 1 << 24  # numbers of an [n, chunk] block of distances
 
 
@@ -24,17 +25,22 @@ class Graph:
     weights: np.ndarray  # [nnz] float64
 
     def matmul(self, x: np.ndarray) -> np.ndarray:
-        """W @ x for x [n, r]; O(nnz r) time, O(n r) memory."""
-        out = np.zeros_like(x)
-        rows = max(1, _CHUNK // (16 * _NEIGHBOURS * x.shape[1]))
-        for start in range(0, len(x), rows):
-            stop = min(start + rows, len(x))
-            low, high = self.indptr[start], self.indptr[stop]
-            terms = self.weights[low:high, None] * x[self.indices[low:high]]
-            filled = np.flatnonzero(np.diff(self.indptr[start : stop + 1]))
-            if len(filled):  # reduceat gives nonsense, not 0, for empty rows
-                starts = self.indptr[start + filled] - low
-                out[start + filled] = np.add.reduceat(terms, starts, axis=0)
+        """W @ x for x [n, r], in the dtype of x; O(nnz r) time, O(n r) memory.
+
+        Rows in order of their degree, a block at a time: term s of all rows that have so many is
+        one slice, and a block of sums stays in the cache.
+        """
+        out = np.empty_like(x)
+        degree = np.diff(self.indptr)
+        order = np.argsort(-degree, kind="stable")
+        weights = self.weights.astype(x.dtype)[:, None]
+        for start in range(0, len(order), _BLOCK):
+            rows = order[start : start + _BLOCK]
+            sums = np.zeros((len(rows), x.shape[1]), x.dtype)
+            for term in range(degree[rows[0]]):
+                entries = self.indptr[rows[degree[rows] > term]] + term
+                sums[: len(entries)] += weights[entries] * x[self.indices[entries]]
+            out[rows] = sums
         return out
 
     def rows(self) -> np.ndarray:
@@ -196,14 +202,15 @@ def top_eigenpairs(graph: Graph, r: int) -> tuple[np.ndarray, np.ndarray]:
         dense[graph.rows(), graph.indices] = graph.weights
         values, vectors = np.linalg.eigh(dense)
         return values[::-1][:r], np.ascontiguousarray(vectors[:, ::-1][:, :r])
-    x = np.linalg.qr(np.random.default_rng(0).normal(size=(n, r + 16)))[0]
-    values, cut = np.zeros(r), 0.0
-    for _ in range(5):
-        centre, half = (cut - 1.0) / 2, (cut + 1.0) / 2  # [-1, cut] is damped
-        before, now = x, (graph.matmul(x) - centre * x) / half
+    start = np.random.default_rng(0).normal(size=(n, r + 16))
+    x, values, cut = np.linalg.qr(start)[0], np.zeros(r), 0.0
+    for _ in range(4):
+        low, half = np.float32((cut - 1.0) / 2), np.float32((cut + 1.0) / 2)
+        before = x.astype(np.float32)  # [-1, cut] is damped, what is above it grows
+        now = (graph.matmul(before) - low * before) / half
         for _ in range(7):
-            before, now = now, 2.0 * (graph.matmul(now) - centre * now) / half - before
-        x = np.linalg.qr(now)[0]
+            before, now = now, (graph.matmul(now) - low * now) * np.float32(2 / half) - before
+        x = np.linalg.qr(now.astype(np.float64))[0]
         values, rotation = np.linalg.eigh(x.T @ graph.matmul(x))
         x = x @ rotation
         cut = float(np.clip(values[0], -0.5, 0.98))
