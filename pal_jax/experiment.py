@@ -143,6 +143,7 @@ def build(config: Config, folder: str) -> Run:
         workdir=path,
         identity=identity,
         facts=facts(config),
+        journal=journal,
         pool=pool,
         held_out=held_out,
         asking=Asking(

@@ -16,6 +16,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from pal_jax import evaluate, export, report, train
+from pal_jax.active.journal import Journal
 from pal_jax.active.questions import Oracle
 from pal_jax.active.sampler import Sampler
 from pal_jax.checkpoint import Checkpoints
@@ -32,19 +33,20 @@ class Asking:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything a run needs, built and checked, with nothing written yet.
+    """Everything a run needs, built and checked.
 
     workdir: its folder. identity: what config.json says, nested and JSON-able. facts: versions,
-    devices, commit, for the report. pool: the samples that are learned from. held_out: samples
-    that only evaluation sees, or None. asking: the questions. baseline: random questions to the
-    same oracle, for the report's comparison, or None. embed, embed_held_out: see
-    train.make_embed. audit: judgements of the final audit. neighbours: k of kNN. keep: newest
-    checkpoints kept.
+    devices, commit, for the report. journal: where all answers are; closed at the end. pool: the
+    samples that are learned from. held_out: samples that only evaluation sees, or None. asking:
+    the questions. baseline: random questions to the same oracle, for the report's comparison, or
+    None. embed, embed_held_out: see train.make_embed. audit: judgements of the final audit.
+    neighbours: k of kNN. keep: newest checkpoints kept.
     """
 
     workdir: Path
     identity: dict[str, Any]
     facts: dict[str, str]
+    journal: Journal
     pool: Dataset
     held_out: Dataset | None
     asking: Asking
@@ -119,6 +121,7 @@ def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
             measure=measure,
             save=save,
             progress=bar.update,
+            asked=lambda spent: bar.set_postfix(judgements=spent),
             log=lambda step, metrics: record.add({"step": step} | metrics),
             stop=stop,
         )
@@ -136,6 +139,7 @@ def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
         )
     summary = _finish(run, state, record)
     checkpoints.close()
+    run.journal.close()
     return summary
 
 

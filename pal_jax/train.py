@@ -175,13 +175,14 @@ class Hooks:
 
     measure: (round, state, (h, z) of all samples) after each round.
     save: (state) when the run must be able to go on from here.
-    progress: () after each step. log: (step, metrics) each `log_every` steps. stop: () -> whether
-    the run was asked to stop.
+    progress: () after each step. asked: (judgements bought so far) after each answer. log: (step,
+    metrics) each `log_every` steps. stop: () -> whether the run was asked to stop.
     """
 
     measure: Callable[[int, TrainState, tuple[np.ndarray, np.ndarray]], None]
     save: Callable[[TrainState], None]
     progress: Callable[[], object]
+    asked: Callable[[int], object]
     log: Callable[[int, dict[str, float]], None]
     stop: Callable[[], bool]
 
@@ -215,7 +216,7 @@ def fit(
     for round_number in range(first, plan.rounds):
         if oracle is not None and round_number > 0 and done == 0:
             embeddings = embed(state) if embeddings is None else embeddings
-            ask(sampler, oracle, embeddings[0], plan, hooks.stop)
+            ask(sampler, oracle, embeddings[0], plan, hooks)
         state = _train_round(state, key, sampler, inputs, done, step=step, plan=plan, hooks=hooks)
         done = 0
         embeddings = embed(state)
@@ -229,7 +230,7 @@ def ask(
     oracle: Oracle,
     embeddings: np.ndarray,
     plan: Plan,
-    stop: Callable[[], bool],
+    hooks: Hooks,
 ) -> None:
     """Buys one round's judgements, `at_once` questions at a time.
 
@@ -237,11 +238,12 @@ def ask(
     """
     end = min(sampler.spent + plan.judgements, plan.budget)
     while sampler.spent < end:
-        if stop():
+        if hooks.stop():
             raise Interrupted
         count = min(plan.at_once, end - sampler.spent)
         if sampler.ask(oracle, embeddings, count, at_once=count) == 0:
             break
+        hooks.asked(sampler.spent)
 
 
 def _train_round(

@@ -68,6 +68,7 @@ def test_every_config_builds(name, tmp_path):
         config.data.test_split = ""
         config.train.batch_size = min(512, config.train.batch_size)
     run = experiment.build(config.lock(), str(tmp_path / "run"))
+    run.journal.close()
     assert run.plan.rounds * run.plan.steps == config.train.steps
 
 
@@ -80,15 +81,15 @@ def test_every_option_is_read(tmp_path):
         {"loss.name": "simclr", "oracle.name": "noisy"},
         {"loss.name": "barlow_twins", "oracle.name": "file", "oracle.file": str(answers)},
         {"oracle.name": "program", "oracle.command": "true"},
-        {"loss.name": "vicreg_squared", "data.name": npz(tmp_path / "x.npz", (5,))},
-        {"loss.name": "spectral_contrastive", "data.holdout": 0.2},
+        {"model.encoder": "mlp", "data.name": npz(tmp_path / "x.npz", (5,))},
+        {"loss.name": "vicreg_squared", "data.holdout": 0.2},
         {"loss.name": "barlow_twins_squared", "model.encoder": "resnet18"},
     ]
     read = set()
     for number, changes in enumerate(variants):
         config = get_config("default")
         config.update_from_flattened_dict(changes)
-        experiment.build(Recorder(config, read), str(tmp_path / str(number)))
+        experiment.build(Recorder(config, read), str(tmp_path / str(number))).journal.close()
     assert set(workdir.flatten(get_config("default").to_dict())) == read
 
 
@@ -124,8 +125,9 @@ def test_biases_and_norms_do_not_decay():
         config.train.optimizer = name
         optimizer = experiment.build_optimizer(config)
         state = optimizer.init(params)
-        _, state = optimizer.update(zero, state, params)
-        updates, _ = optimizer.update(zero, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+            _, state = optimizer.update(zero, state, params)
+            updates, _ = optimizer.update(zero, state, params)
         assert np.abs(updates["kernel"]).min() > 0, name
         assert np.abs(updates["bias"]).max() == 0, name
 
@@ -140,12 +142,12 @@ def test_batches_must_split_over_the_devices(devices):
 
 def test_a_workdir_goes_on_only_with_its_own_run(tmp_path):
     config = get_config("ssl")
-    experiment.build(config, str(tmp_path))
+    experiment.build(config, str(tmp_path)).journal.close()
     stamp = json.loads((tmp_path / "config.json").read_text())
     assert stamp["config"]["graph.labelled"] == 0.0
     config.data.data_dir = "elsewhere"
     config.checkpoint.every = 7
-    experiment.build(config, str(tmp_path)).asking.sampler.journal.close()
+    experiment.build(config, str(tmp_path)).journal.close()
     config.graph.labelled = 0.3
     with pytest.raises(UserError, match=r"graph\.labelled is 0\.0 there and 0\.3 here"):
         experiment.build(config, str(tmp_path))

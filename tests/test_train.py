@@ -188,6 +188,7 @@ def hooks(calls, stop=lambda: False):
         measure=lambda number, state, embeddings: calls.append(("round", number)),
         save=lambda state: calls.append(("save", int(state.step))),
         progress=lambda: None,
+        asked=lambda spent: calls.append(("asked", spent)),
         log=lambda step, metrics: calls.append(("log", step)),
         stop=stop,
     )
@@ -198,6 +199,7 @@ def test_the_loop_asks_trains_measures_and_saves():
     state, sampler = fit(hooks(calls))
     assert int(state.step) == 12
     assert sampler.spent == 8  # 5, then what is left of the budget
+    assert [c[1] for c in calls if c[0] == "asked"] == [2, 4, 5, 7, 8]
     assert [c for c in calls if c[0] == "round"] == [("round", 0), ("round", 1), ("round", 2)]
     assert [c[1] for c in calls if c[0] == "log"] == list(range(12))
     assert [c[1] for c in calls if c[0] == "save"] == [3, 4, 7, 8, 11, 12]

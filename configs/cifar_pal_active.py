@@ -1,0 +1,16 @@
+r"""PAL on CIFAR-10: as cifar_ssl, with 2,000 yes/no answers.
+
+python main.py --config=configs/cifar_pal_active.py --config.data.data_dir=TFDS_FOLDER
+"""
+
+from configs import cifar_ssl
+
+
+def get_config():
+    c = cifar_ssl.get_config()
+    c.oracle.name = "labels"
+    c.asking.budget = 2_000
+    c.asking.audit = 100
+    # Questions proposed together cost a few answers more and a fraction of the time.
+    c.asking.at_once = 20
+    return c

@@ -1,0 +1,26 @@
+r"""Self-supervised on Fashion-MNIST: 10,000 training images, tested on the test split.
+
+    python main.py --config=configs/fashion_ssl.py --config.data.data_dir=TFDS_FOLDER
+
+Sized for two CPU cores; config.data.limit=0 takes all 60,000 images.
+"""
+
+from configs import default
+
+
+def get_config():
+    c = default.get_config()
+    c.data.name = "tfds:fashion_mnist"
+    c.data.test_split = "test"
+    c.data.limit = 10_000
+    c.oracle.name = "none"
+    c.loss.name = "simclr"
+    c.views.crop = 0.5
+    c.views.rotate = 0.0
+    c.views.zoom = 0.0
+    c.views.shift = 0.0
+    c.views.flip = 0.5
+    c.views.brightness = 0.3
+    c.views.contrast = 0.3
+    c.views.noise = 0.05
+    return c
