@@ -1,7 +1,12 @@
-"""What the losses share about rows: their dtype, their blocks, and the norm of their covariance."""
+"""What the losses share about rows: their dtype, blocks, Gram matrix and agreement on a graph."""
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from pal_jax import graph as graph_lib
 
 Array = jax.Array
 
@@ -54,3 +59,30 @@ def _squared_norm_bwd(residual: tuple[Array, Array], cotangent: Array) -> tuple[
 
 
 squared_norm.defvjp(_squared_norm, _squared_norm_bwd)
+
+
+def _agreement(x: Array, weights: Array, g: graph_lib.Graph) -> Array:
+    """sum_{i!=j} weights_i G_ij x_i . x_j, with its gradient of x made at once.
+
+    A large batch then keeps one [N, K] array of it, and not four, while a loss works through all
+    pairs: 80 MiB instead of 112 at 32,768 x 128.
+    """
+    return weights @ (x * (g.matmul(x) - g.diagonal()[:, None] * x)).sum(axis=1)
+
+
+def _agreement_fwd(x: Array, weights: Array, g: graph_lib.Graph) -> Any:
+    w, loops = weights[:, None], g.diagonal()[:, None]
+    alike = g.matmul(x)
+    value = weights @ (x * (alike - loops * x)).sum(axis=1)
+    return value, (w * alike + g.T.matmul(w * x) - 2 * w * loops * x, x, weights, g)
+
+
+def _agreement_bwd(residual: Any, cotangent: Array) -> Any:
+    gradient, x, weights, g = residual
+    # Those of the weights and of the graph are autodiff's: free where nobody asks for them.
+    _, pull_back = jax.vjp(functools.partial(_agreement, x), weights, g)
+    return cotangent * gradient, *pull_back(cotangent)
+
+
+agreement = jax.custom_vjp(_agreement)
+agreement.defvjp(_agreement_fwd, _agreement_bwd)

@@ -137,6 +137,15 @@ def test_several_positives_have_three_published_conventions(rng, positives, publ
     np.testing.assert_allclose(actual, references.published_supcon(z[:8], pairs, 0.3), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["vicreg", "simclr", "barlow_twins of 2 views"])
+def test_weights_of_the_graph_may_be_learnt(rng, x64, name):
+    ours, reference = LOSSES[name]
+    z, g = rng.normal(size=(6, 3)), rng.random((6, 6))
+    grad = jax.jit(jax.grad(ours, argnums=1))(jnp.asarray(z), jnp.asarray(g))
+    expected = references.gradient(lambda w: reference(z, w), g)
+    np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_an_unknown_convention_is_refused():
     with pytest.raises(ValueError, match=r"'al'.*any, each, pairs"):
         losses.simclr(jnp.ones((4, 2)), jnp.ones((4, 4)), positives="al")
