@@ -12,8 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-# Similarities held at a time by knn_accuracy: 64 MiB of float32, whatever n is.
-_TILE = 2**24
+# Similarities that knn_accuracy holds at a time, whatever n is.
+_TILE = 2**23
 # Softmax temperature of the votes: Wu et al. 2018, "Unsupervised feature learning via
 # non-parametric instance discrimination", section 3.4; also the value of DINO.
 _VOTE_TEMPERATURE = 0.07
@@ -86,7 +86,7 @@ def knn_accuracy(
     Raises:
         ValueError: k is below 1, or no label is known in one of the two sets.
 
-    Memory: `h` once more, and 64 MiB; time: n m H.
+    Memory: `h` once more, and less than 100 MiB; time: n m H.
     """
     if k < 1:
         raise ValueError(f"{k=} neighbours cannot vote; take 1 or more")
@@ -101,7 +101,7 @@ def knn_accuracy(
         if len(y) < 2:
             raise ValueError("one sample alone has no neighbour; give a test set or more samples")
     k = min(k, len(y))
-    bank, queries = _unit(h), _unit(queries)
+    bank, queries = unit_rows(h), unit_rows(queries)
 
     right, step = 0, max(1, _TILE // len(bank))
     for start in range(0, len(queries), step):
@@ -173,6 +173,13 @@ def effective_rank(h: np.ndarray) -> float:
     return float(np.exp(-np.sum(p * np.log(p))))
 
 
+def unit_rows(h: np.ndarray) -> np.ndarray:
+    """The rows of h [n, H] scaled to length 1, in float32; rows of zeros stay zeros."""
+    h = np.asarray(h, np.float32)
+    length = np.linalg.norm(h, axis=1, keepdims=True)
+    return h / np.where(length > 0, length, 1.0)
+
+
 def _probe(
     predict: Classifier,
     h: np.ndarray,
@@ -231,10 +238,3 @@ def _classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not len(labels):
         raise ValueError("no label is known (all are -1), so there is nothing to compare with")
     return np.unique(labels, return_inverse=True)
-
-
-def _unit(h: np.ndarray) -> np.ndarray:
-    """Rows of length 1 in float32; rows of zeros stay zeros."""
-    h = np.asarray(h, np.float32)
-    length = np.linalg.norm(h, axis=1, keepdims=True)
-    return h / np.where(length > 0, length, 1.0)

@@ -4,15 +4,16 @@ Each file is written beside its place and then moved there, so a reader never se
 the same content always gives the same bytes.
 """
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -32,22 +33,24 @@ class PartitionFile(NamedTuple):
     names: list[str]  # of the groups, "" where a group has none
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Puts `content` at `path`, whole or not at all, also if the power fails."""
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that appears at `path` when the block ends, and not at all if it fails."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
         with beside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # or a power cut could leave an empty file at `path`
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Puts `text` at `path` in UTF-8, like `write_bytes`."""
-    write_bytes(path, text.encode())
+    """Puts `text` at `path`, in UTF-8; what Unicode has no word for becomes "?"."""
+    with whole(path) as file:
+        file.write(text.encode(errors="replace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -111,14 +114,12 @@ def write_embeddings(
     An npz is a zip; `np.savez` would put the time of day into it, so the zip is written here.
     """
     arrays = {"ids": np.asarray(ids, dtype=np.str_), "h": np.asarray(h), "z": np.asarray(z)}
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
+    with whole(path) as whole_file, zipfile.ZipFile(whole_file, "w") as archive:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980-01-01
             entry.create_system = 3  # Unix, also on Windows
             with archive.open(entry, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
-    write_bytes(path, content.getvalue())
 
 
 def _mark(text: str) -> str:

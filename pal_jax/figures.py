@@ -16,6 +16,9 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from pal_jax import evaluate
+from pal_jax.wording import number
+
 Points = Sequence[tuple[float, float]]
 
 # Dark blue to light yellow, of rising lightness: reads the same in grey and for colour-blind eyes.
@@ -29,7 +32,7 @@ THUMBNAIL = 64  # pixels, longest side of an image in the report
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of a chart. path, dots: SVG. label_y: percent from the top. last: its last value."""
+    """One line of a chart. path, dots: SVG. label_y: percent from the top. last: where it ends."""
 
     name: str
     path: str
@@ -59,15 +62,11 @@ def line_chart(
 
     Args:
         title, x_label: words for the reader; the title names y.
-        series: name -> (x, y) pairs in rising x, at least one pair in all; y that are not finite
-            are left out.
+        series: name -> finite (x, y) pairs in rising x, at least one pair in all.
         unit: of y; stands behind its numbers as it is.
     """
-    finite = {
-        name: _thinned([(x, y) for x, y in points if math.isfinite(y)])
-        for name, points in series.items()
-    }
-    every = [point for points in finite.values() for point in points]
+    thin = {name: _thinned(points) for name, points in series.items() if points}
+    every = [point for points in thin.values() for point in points]
     xs, ys = [x for x, _ in every], [y for _, y in every]
     y_ticks = round_ticks(min(ys), max(ys))
     left, right, bottom, top = min(xs), max(xs), y_ticks[0], y_ticks[-1]
@@ -78,29 +77,27 @@ def line_chart(
             round(100 * (top - y) / (top - bottom), 2),
         )
 
-    ends = [place(*points[-1])[1] for points in finite.values() if points]
-    label_y = iter(_spread(ends))
+    label_y = _spread([place(*points[-1])[1] for points in thin.values()])
     lines = tuple(
         Line(
             name=name,
             path="M" + "L".join("{} {}".format(*place(*point)) for point in points),
             dots=dots(np.array([place(*point) for point in points])) if len(points) <= 40 else "",
-            label_y=next(label_y),
-            last=_words(points[-1][1], ".3g") + unit,
+            label_y=y,
+            last=number(points[-1][1], ".3g") + unit,
         )
-        for name, points in finite.items()
-        if points
+        for (name, points), y in zip(thin.items(), label_y, strict=True)
     )
     return Chart(
         title,
         x_label,
         lines,
         x_ticks=tuple(
-            (place(x, bottom)[0], _words(x, ".10g"))
+            (place(x, bottom)[0], number(x, ".10g"))
             for x in round_ticks(left, right)
             if left <= x <= right
         ),
-        y_ticks=tuple((place(left, y)[1], _words(y, ".10g") + unit) for y in y_ticks),
+        y_ticks=tuple((place(left, y)[1], number(y, ".10g") + unit) for y in y_ticks),
     )
 
 
@@ -126,8 +123,7 @@ def layout(h: np.ndarray) -> np.ndarray:
     on one thread: sums of several would differ from run to run in their last bits, and the places
     then in their first. Fewer than 10 samples are shown by their principal components alone.
     """
-    length = np.linalg.norm(h, axis=1, keepdims=True)
-    unit = np.asarray(h / np.where(length > 0, length, 1.0), np.float32)
+    unit = evaluate.unit_rows(h)
     if np.ptp(unit, axis=0).max(initial=0.0) < 1e-6:  # collapsed: there is nothing to show
         return np.full((len(h), 2), 50.0)
     with threadpool_limits(1):
@@ -173,10 +169,6 @@ def _data_uri(image: Image.Image, kind: str) -> str:
     content = io.BytesIO()
     image.save(content, kind, optimize=True, quality=85)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
-def _words(value: float, form: str) -> str:
-    return format(value, "," + form).replace("-", "\u2212")
 
 
 def _thinned(points: Points) -> Points:

@@ -5,6 +5,7 @@ same bytes. All text of the outside (ids, names of files and oracles) is escaped
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from pal_jax import export, figures
+from pal_jax import evaluate, export, figures, wording
 from pal_jax.active.questions import Answer, Relation
+from pal_jax.wording import NAMES, PERCENT, number, percent, show
 
 # Larger sets are shown by this many of their samples.
 _MAP_SAMPLES = 2000
@@ -28,27 +30,6 @@ _UNSURE = 0.5  # a probability below this is called unsure: more likely wrong th
 _HARDEST = 6  # questions shown of each kind
 _LONGEST_ID = 120  # characters; of a longer id the end is shown
 _CHUNK = 4096  # pairs compared at a time
-_PERCENT = "\u202f%"  # with the thin space that keeps it on the line of its number
-
-_NAMES = {
-    "round": "Round",
-    "step": "Step",
-    "samples": "Samples",
-    "judgements": "Judgements",
-    "groups": "Groups",
-    "partition_accuracy": "Partition accuracy",
-    "random_accuracy": "Random questions",
-    "ari": "Adjusted Rand index",
-    "nmi": "Mutual information",
-    "knn_accuracy": "kNN accuracy",
-    "probe_accuracy": "Linear probe",
-    "ridge_accuracy": "Ridge probe",
-    "effective_rank": "Effective rank",
-    "estimated_accuracy": "Estimated accuracy",
-    "estimated_accuracy_low": "Estimated accuracy, lower bound",
-    "loss": "Loss",
-    "seconds": "Time",
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,9 +82,9 @@ def write(path: Path, report: Report) -> None:
     shown = _shown_groups(report.groups)
     page = environment.get_template("report.html.j2").render(
         report=report,
-        lead=_lead(report.summary),
-        headline=_headline(report.summary),
-        measured=[(_NAMES.get(k, k), _show(k, v)) for k, v in report.summary.items()],
+        lead=wording.lead(report.summary),
+        headline=wording.headline(report.summary),
+        measured=[(NAMES.get(k, k), show(k, v)) for k, v in report.summary.items()],
         answered=_answered(report.answers),
         accuracy=_accuracy_chart(report),
         training=_training_charts(report),
@@ -114,60 +95,7 @@ def write(path: Path, report: Report) -> None:
         hardest=_hardest(report),
         missing=_missing(report, len(shown)),
     )
-    export.write_bytes(path, page.encode(errors="replace"))
-
-
-def _show(name: str, value: Any) -> str:
-    """A figure as a reader wants it: percent, thousands, minutes."""
-    if value is None:
-        return "\u2013"
-    if name.endswith(("accuracy", "accuracy_low")):
-        return _percent(value)
-    if name == "seconds":
-        minutes, seconds = divmod(round(value), 60)
-        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    if isinstance(value, int | np.integer):
-        return f"{value:,}"
-    return f"{value:.3f}" if name in ("ari", "nmi") else _number(value)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}{_PERCENT}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.4g}".replace("-", "\u2212")
-
-
-def _lead(summary: Mapping[str, Any]) -> str:
-    """The run in one sentence."""
-    samples, groups = f"{summary['samples']:,} samples", f"{summary['groups']:,} groups"
-    if not summary["judgements"]:
-        return f"{samples}, {groups}, and not a single question asked."
-    return f"{summary['judgements']:,} yes/no answers put {samples} into {groups}."
-
-
-def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(name, figure, what it means) of the figures that a reader wants first."""
-    judgements, samples = summary["judgements"], summary["samples"]
-    notes = {
-        "samples": "",
-        "judgements": f"{judgements / samples:.2f} yes/no answers a sample" if judgements else "",
-        "groups": "",
-        "partition_accuracy": "of the samples are in the group of their class",
-        "estimated_accuracy": "by the audit, without true labels",
-        "knn_accuracy": "by the vote of the nearest neighbours",
-        "probe_accuracy": "by a linear classifier on the embedding",
-        "seconds": "",
-    }
-    if "estimated_accuracy_low" in summary:
-        low = _show("accuracy", summary["estimated_accuracy_low"])
-        notes["estimated_accuracy"] = f"by the audit, and at least {low}"
-    return [
-        (_NAMES[name], _show(name, summary[name]), note)
-        for name, note in notes.items()
-        if name in summary
-    ]
+    export.write_text(path, page)
 
 
 def _answered(answers: Sequence[Answer]) -> dict[str, int]:
@@ -177,10 +105,14 @@ def _answered(answers: Sequence[Answer]) -> dict[str, int]:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[tuple[float, float]]:
-    return [(row[x], row[y]) for row in rows if x in row and y in row]
+    return _finite([(row[x], row[y]) for row in rows if x in row and y in row])
 
 
-def _in_percent(points: figures.Points) -> list[tuple[float, float]]:
+def _finite(points: figures.Points) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points if math.isfinite(y)]
+
+
+def _inpercent(points: figures.Points) -> list[tuple[float, float]]:
     return [(x, 100 * y) for x, y in points]
 
 
@@ -193,16 +125,16 @@ def _accuracy_chart(report: Report) -> figures.Chart | None:
     series = {"this run": points}
     if report.baseline:
         series["random questions"] = _points(report.baseline, "judgements", "partition_accuracy")
-    series = {name: _in_percent(line) for name, line in series.items()}
-    return figures.line_chart("Partition accuracy", "judgements", series, unit=_PERCENT)
+    series = {name: _inpercent(line) for name, line in series.items()}
+    return figures.line_chart("Partition accuracy", "judgements", series, unit=PERCENT)
 
 
 def _training_charts(report: Report) -> list[figures.Chart]:
-    knn = _in_percent(_points(report.rounds, "step", "knn_accuracy"))
+    knn = _inpercent(_points(report.rounds, "step", "knn_accuracy"))
     rank = _points(report.rounds, "step", "effective_rank")
     charts = (
-        ("Loss", report.losses, ""),
-        ("kNN accuracy", knn, _PERCENT),
+        ("Loss", _finite(report.losses), ""),
+        ("kNN accuracy", knn, PERCENT),
         ("Effective rank of the embedding", rank, ""),
     )
     return [
@@ -219,9 +151,9 @@ def _rounds_table(report: Report) -> tuple[list[str], list[list[str]]]:
     for row in rows:
         if row.get("judgements") in random:
             row["random_accuracy"] = random[row["judgements"]]
-    columns = [name for name in _NAMES if any(name in row for row in rows)]
-    table = [[_show(name, row.get(name)) for name in columns] for row in rows]
-    return [_NAMES[name] for name in columns], table
+    columns = [name for name in NAMES if any(name in row for row in rows)]
+    table = [[show(name, row.get(name)) for name in columns] for row in rows]
+    return [NAMES[name] for name in columns], table
 
 
 def _shown_groups(groups: np.ndarray) -> list[int]:
@@ -255,27 +187,27 @@ def _map(report: Report, shown: Sequence[int]) -> dict[str, Any]:
                 "label": np.round(xy[mine][nearest], 2).tolist(),
             }
         )
-    others = figures.dots(xy[~np.isin(groups, shown)])
-    return {"groups": drawn, "others": others, "samples": len(rows), "unsure": int((~sure).sum())}
-
-
-def _unit(h: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(h, axis=1, keepdims=True)
-    return h / np.where(length > 0, length, 1.0)
+    others = ~np.isin(groups, shown)
+    return {
+        "groups": drawn,
+        "others": figures.dots(xy[others]),
+        "samples": len(rows),
+        "unsure": int(np.sum(~sure & ~others)),
+    }
 
 
 def _matrix(report: Report) -> dict[str, Any]:
     """Cosines between samples sorted by group, surest first: image, ends of its scale, blocks."""
     order = np.lexsort((-report.probability, report.groups))
     rows = order[np.linspace(0, len(order) - 1, min(len(order), _MATRIX_SAMPLES)).astype(int)]
-    unit = _unit(report.embedding[rows].astype(np.float64))
+    unit = evaluate.unit_rows(report.embedding[rows])
     cosine = unit @ unit.T
     low, high = (float(x) for x in np.percentile(cosine, (1, 99)))
     percent = 100.0 / len(rows)
     groups, starts, sizes = np.unique(report.groups[rows], return_index=True, return_counts=True)
     return {
         "image": figures.heat_map(cosine, low, high),
-        "scale": [f"{x:.2f}".replace("-", "\u2212") for x in (low, high)],
+        "scale": [number(x, ".2f") for x in (low, high)],
         "edges": [round(float(start) * percent, 2) for start in starts[1:]],
         "blocks": [
             (int(group), round((float(start) + size / 2) * percent, 2))
@@ -293,7 +225,7 @@ def _tile(report: Report, row: int) -> dict[str, Any]:
         "id": name if len(name) <= _LONGEST_ID else "\u2026" + name[1 - _LONGEST_ID :],
         "image": None if report.inputs is None else figures.thumbnail(report.inputs[row]),
         "group": int(report.groups[row]),
-        "probability": _percent(float(report.probability[row])),
+        "probability": percent(float(report.probability[row])),
     }
 
 
@@ -311,7 +243,7 @@ def _sheets(report: Report, shown: Sequence[int]) -> list[dict[str, Any]]:
                 "group": group,
                 "colour": place % _COLOURS,
                 "samples": len(members),
-                "probability": _percent(float(p.mean())),
+                "probability": percent(float(p.mean())),
                 "sure": [_tile(report, row) for row in members[:most]],
                 "unsure": [_tile(report, row) for row in members[most:][-_UNSURE_IMAGES:]],
             }
@@ -340,7 +272,7 @@ def _hardest(report: Report) -> list[tuple[str, list[dict[str, Any]]]]:
                 [
                     {
                         "tiles": [_tile(report, int(row)) for row in pairs[at]],
-                        "cosine": f"{cosine[at]:.2f}".replace("-", "\u2212"),
+                        "cosine": number(float(cosine[at]), ".2f"),
                         "oracle": asked[(int(pairs[at][0]), int(pairs[at][1]), relation)],
                     }
                     for at in hardest
@@ -353,7 +285,8 @@ def _hardest(report: Report) -> list[tuple[str, list[dict[str, Any]]]]:
 def _cosines(h: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """[m] cosine of the two rows of each pair [m, 2], a chunk at a time."""
     chunks = (pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK))
-    cosines = [np.sum(_unit(h[c[:, 0]]) * _unit(h[c[:, 1]]), axis=1) for c in chunks]
+    unit = evaluate.unit_rows
+    cosines = [np.sum(unit(h[c[:, 0]]) * unit(h[c[:, 1]]), axis=1) for c in chunks]
     return np.concatenate([np.zeros(0), *cosines])
 
 
@@ -375,6 +308,11 @@ def _missing(report: Report, shown: int) -> list[str]:
         sentences.append(
             "Random questions stand beside this run only where a program answers from true labels; "
             "nobody is asked questions for a comparison."
+        )
+    if "estimated_accuracy" in summary:
+        sentences.append(
+            "The audit compares samples with the middle of their group. It does not see one class "
+            "that is split over two groups."
         )
     if report.inputs is None:
         sentences.append("The samples are not images, so they are shown by their ids.")

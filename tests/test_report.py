@@ -203,6 +203,12 @@ def test_the_accuracy_curve_ends_with_the_summary():
     ]
 
 
+def test_a_loss_that_is_no_number_leaves_a_line():
+    value = a_report(losses=[(0, 4.0), (5, math.nan), (10, 2.0), (15, math.inf)])
+    (line,) = report._training_charts(value)[0].lines
+    assert line.path == "M0.0 0.0L100.0 100.0"
+
+
 def test_the_table_of_rounds_holds_the_baseline_at_equal_cost():
     titles, rows = report._rounds_table(a_report())
     assert titles == [
@@ -258,7 +264,7 @@ CASES = {
     "one dimension": ({"embedding": np.linspace(-1, 1, 40)[:, None]}, ""),
     "colour": ({"inputs": np.zeros((40, 100, 70, 3), np.uint8)}, ""),
     "two channels": ({"inputs": np.zeros((40, 8, 8, 2), np.uint8)}, ""),
-    "diverged": ({"losses": [(0, 4.0), (10, float("nan"))]}, ""),
+    "diverged": ({"losses": [(0, math.nan), (10, math.nan)]}, ""),
 }  # fmt: skip
 
 
@@ -322,13 +328,12 @@ def test_a_chart_puts_points_where_its_ticks_say():
     assert chart.x_ticks[0] == (0.0, "0")
 
 
-def test_a_long_line_is_thinned_and_a_broken_one_goes_on():
-    points = [(i, math.sin(i / 1000)) for i in range(20_000)] + [(20_000, math.nan)]
+def test_a_long_line_is_thinned():
+    points = [(i, math.sin(i / 1000)) for i in range(20_000)]
     (line,) = figures.line_chart("", "", {"a": points}).lines
     xy = np.array([place.split() for place in line.path[1:].split("L")], float)
     assert len(xy) <= 600
-    assert not np.isnan(xy).any()
-    step = points[-2][0] / 100
+    step = points[-1][0] / 100
     np.testing.assert_allclose(50 - 50 * np.sin(xy[:, 0] * step / 1000), xy[:, 1], atol=1.5)
 
 
