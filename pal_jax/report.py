@@ -84,7 +84,7 @@ def write(path: Path, report: Report) -> None:
         report=report,
         lead=wording.lead(report.summary),
         headline=wording.headline(report.summary),
-        measured=[(NAMES.get(k, k), show(k, v)) for k, v in report.summary.items()],
+        measured=wording.others(report.summary),
         answered=_answered(report.answers),
         accuracy=_accuracy_chart(report),
         training=_training_charts(report),
@@ -112,7 +112,7 @@ def _finite(points: figures.Points) -> list[tuple[float, float]]:
     return [(x, y) for x, y in points if math.isfinite(y)]
 
 
-def _inpercent(points: figures.Points) -> list[tuple[float, float]]:
+def _in_percent(points: figures.Points) -> list[tuple[float, float]]:
     return [(x, 100 * y) for x, y in points]
 
 
@@ -125,12 +125,12 @@ def _accuracy_chart(report: Report) -> figures.Chart | None:
     series = {"this run": points}
     if report.baseline:
         series["random questions"] = _points(report.baseline, "judgements", "partition_accuracy")
-    series = {name: _inpercent(line) for name, line in series.items()}
+    series = {name: _in_percent(line) for name, line in series.items()}
     return figures.line_chart("Partition accuracy", "judgements", series, unit=PERCENT)
 
 
 def _training_charts(report: Report) -> list[figures.Chart]:
-    knn = _inpercent(_points(report.rounds, "step", "knn_accuracy"))
+    knn = _in_percent(_points(report.rounds, "step", "knn_accuracy"))
     rank = _points(report.rounds, "step", "effective_rank")
     charts = (
         ("Loss", _finite(report.losses), ""),

@@ -37,7 +37,7 @@ def show(name: str, value: Any) -> str:
         return percent(value)
     if name == "seconds":
         minutes, seconds = divmod(round(value), 60)
-        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        return (f"{minutes}\u202fmin " if minutes else "") + f"{seconds}\u202fs"
     if isinstance(value, int | np.integer):
         return number(int(value), "d")
     return number(value, ".3f" if name in ("ari", "nmi") else ".4g")
@@ -82,3 +82,10 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         for name, note in notes.items()
         if name in summary
     ]
+
+
+def others(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, figure) of everything that the headline leaves out."""
+    told = [name for name, _, _ in headline(summary)]
+    named = {NAMES.get(key, key): show(key, value) for key, value in summary.items()}
+    return [(name, figure) for name, figure in named.items() if name not in told]

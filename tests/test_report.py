@@ -38,6 +38,7 @@ def a_report(n=40, **changes):
             "estimated_accuracy": 0.9,
             "estimated_accuracy_low": 0.8125,
             "knn_accuracy": 0.75,
+            "ari": 0.5,
             "seconds": 61.2,
         },
         rounds=[
@@ -141,8 +142,10 @@ def test_every_picture_has_words(tmp_path):
 
 def test_headline_says_what_the_summary_says(tmp_path):
     _, page = page_of(tmp_path, a_report())
-    for words in ("87.5\u202f%", "at least 81.2\u202f%", "75.0\u202f%", "1 min 1 s"):
+    for words in ("87.5\u202f%", "at least 81.2\u202f%", "75.0\u202f%", "1\u202fmin 1\u202fs"):
         assert words in page.text
+    assert page.text.count("1\u202fmin 1\u202fs") == 1  # what the headline says is said once
+    assert "Adjusted Rand index" in page.text
     assert "4 yes/no answers put 40 samples into 4 groups." in page.text
     assert "1 alike, 2 not alike, 1 not sure" in " ".join(page.text.split())
 
