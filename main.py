@@ -28,7 +28,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
         raise UserError(f"--config={path} is no file; configs/ holds: {known}")
     try:
         stray = flags.FLAGS(argv)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # parsing runs the user's config file, which may raise anything
         sentence = " ".join(str(error).split()).strip("'\"")
         raise UserError(f"the command line does not fit {path}: {sentence}") from None
     if stray:

@@ -57,7 +57,7 @@ def get_config() -> Any:
     c.oracle.flip = 0.1  # noisy: probability that an answer is wrong
     c.oracle.file = ""  # file: answers in the format of answers.jsonl
     c.oracle.command = ""  # program: reads questions, writes answers, a JSON line each
-    c.oracle.timeout = 600.0  # program: seconds for one call
+    c.oracle.timeout = 60.0  # program: seconds that one answer may take
 
     c.asking = ConfigDict()
     c.asking.strategy = "most_informative"  # a name of pal_jax.experiment.STRATEGIES

@@ -15,6 +15,8 @@ def get_config():
     c.data.limit = 10_000
     c.oracle.name = "none"
     c.loss.name = "simclr"
+    c.train.steps = 400
+    c.train.warmup_steps = 40
     c.views.crop = 0.5
     c.views.rotate = 0.0
     c.views.zoom = 0.0

@@ -8,6 +8,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from pal_jax.active.journal import Journal
 from pal_jax.active.questions import Answer, Oracle
 from pal_jax.active.sampler import Sampler
 from pal_jax.errors import UserError, pick
-from pal_jax.run import Asking, Run
+from pal_jax.run import Baseline, Run
 
 # A locked ml_collections.ConfigDict, whose attributes no type checker knows.
 Config = Any
@@ -146,12 +147,10 @@ def build(config: Config, folder: str) -> Run:
         journal=journal,
         pool=pool,
         held_out=held_out,
-        asking=Asking(
-            sampler(strategy=config.asking.strategy, journal=journal),
-            make_oracle(journal.answers()) if make_oracle else None,
-        ),
+        sampler=sampler(strategy=config.asking.strategy, journal=journal),
+        oracle=make_oracle(journal.answers()) if make_oracle else None,
         baseline=(
-            Asking(sampler(strategy="random", journal=None), make_oracle([]))
+            Baseline(sampler(strategy="random", journal=None), make_oracle([]))
             if make_oracle and config.oracle.name in _SIMULATED
             else None
         ),
@@ -401,6 +400,11 @@ def _program_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker:
     if not config.oracle.command:
         raise UserError("config.oracle.name=program needs config.oracle.command='PROGRAM ARGS'")
     oracle = oracles.ProgramOracle(config.oracle.command, timeout=config.oracle.timeout)
+    if shutil.which(oracle.command[0]) is None:
+        raise UserError(
+            f"config.oracle.command={config.oracle.command!r} cannot be run: there is no program "
+            f"{oracle.command[0]!r} on the PATH; give its full path"
+        )
     return lambda history: oracle
 
 

@@ -24,11 +24,11 @@ from pal_jax.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
-    """A sampler and who answers it."""
+class Baseline:
+    """Random questions to the same oracle, on the same embeddings, for comparison."""
 
     sampler: Sampler
-    oracle: Oracle | None
+    oracle: Oracle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Run:
 
     workdir: its folder. identity: what config.json says, nested and JSON-able. facts: versions,
     devices, commit, for the report. journal: where all answers are; closed at the end. pool: the
-    samples that are learned from. held_out: samples that only evaluation sees, or None. asking:
-    the questions. baseline: random questions to the same oracle, for the report's comparison, or
-    None. embed, embed_held_out: see train.make_embed. audit: judgements of the final audit.
-    neighbours: k of kNN. keep: newest checkpoints kept.
+    samples that are learned from. held_out: samples that only evaluation sees, or None. oracle:
+    who answers the sampler, or None when nothing is asked. embed, embed_held_out: see
+    train.make_embed. audit: judgements of the final audit. neighbours: k of kNN. keep: newest
+    checkpoints kept.
     """
 
     workdir: Path
@@ -49,8 +49,9 @@ class Run:
     journal: Journal
     pool: Dataset
     held_out: Dataset | None
-    asking: Asking
-    baseline: Asking | None
+    sampler: Sampler
+    oracle: Oracle | None
+    baseline: Baseline | None
     state: train.TrainState
     key: jax.Array
     step: train.Step
@@ -97,13 +98,13 @@ def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
     state, progress = checkpoints.restore(run.state) or (run.state, None)
     record = Record(run.workdir, progress)
     if progress is not None:
-        run.asking.sampler.load_state_dict(progress["sampler"])
+        run.sampler.load_state_dict(progress["sampler"])
         if run.baseline is not None:
             run.baseline.sampler.load_state_dict(progress["baseline"])
 
     def save(state: train.TrainState) -> None:
         baseline = None if run.baseline is None else run.baseline.sampler.state_dict()
-        progress = {"sampler": run.asking.sampler.state_dict(), "baseline": baseline}
+        progress = {"sampler": run.sampler.state_dict(), "baseline": baseline}
         checkpoints.save(int(state.step), state, progress | record.to_dict())
 
     total = run.plan.rounds * run.plan.steps
@@ -125,12 +126,11 @@ def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
             log=lambda step, metrics: record.add({"step": step} | metrics),
             stop=stop,
         )
-        asking = run.asking
         state = train.fit(
             state,
             run.key,
-            asking.sampler,
-            asking.oracle,
+            run.sampler,
+            run.oracle,
             run.pool.inputs,
             step=run.step,
             embed=run.embed,
@@ -195,11 +195,11 @@ def _measure(
     run: Run, round_number: int, state: train.TrainState, h: np.ndarray, record: Record
 ) -> dict[str, Any]:
     """The row of one round; brings the baseline to as many judgements on the same embedding."""
-    sampler, labels = run.asking.sampler, run.pool.labels
+    sampler, labels = run.sampler, run.pool.labels
     step = int(state.step) - 1
     losses = [loss for at, loss in record.losses() if at > step - run.plan.steps]
     row: dict[str, Any] = {"round": round_number, "step": step}
-    if run.asking.oracle is not None:  # else the partition changes only with the embedding
+    if run.oracle is not None:  # else the partition changes only with the embedding
         groups = sampler.partition(h).groups
         row |= {"judgements": sampler.spent, "groups": int(groups.max()) + 1}
         if labels is not None:
@@ -228,11 +228,11 @@ def _test_set(run: Run, state: train.TrainState) -> tuple[np.ndarray | None, np.
 
 def _finish(run: Run, state: train.TrainState, record: Record) -> dict[str, Any]:
     """The final audit, and every file that a user takes home."""
-    sampler = run.asking.sampler
+    sampler = run.sampler
     h, z = run.embed(state)
     summary: dict[str, Any] = {"samples": len(h)}
-    if run.asking.oracle is not None and run.audit:
-        audit = sampler.audit(run.asking.oracle, h, run.audit)
+    if run.oracle is not None and run.audit:
+        audit = sampler.audit(run.oracle, h, run.audit)
         summary |= {
             "estimated_accuracy": audit.estimated_accuracy,
             "estimated_accuracy_low": audit.estimated_accuracy_low,
@@ -303,7 +303,7 @@ def _report(
         groups=partition.groups,
         probability=partition.probability,
         embedding=h,
-        answers=run.asking.sampler.answers,
+        answers=run.sampler.answers,
         config=run.identity["config"],
         skipped=run.pool.skipped,
     )

@@ -5,7 +5,7 @@ model and optimiser come in as functions.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -43,7 +43,7 @@ class TrainState:
 
 
 def init_state(
-    variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh
+    variables: Mapping[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """A state at step 0, copied to every device of the mesh."""
     state = TrainState(

@@ -46,14 +46,12 @@ def get_config(name):
     return importlib.import_module(f"configs.{name}").get_config()
 
 
-def npz(path, shape, *, labels=True):
+def npz(path, shape):
     """An npz of 640 samples of noise, and the name that data.name takes for it."""
     rng = np.random.default_rng(0)
     dtype = np.uint8 if len(shape) == 3 else np.float32
-    arrays = {"x": rng.integers(0, 255, (640, *shape)).astype(dtype)}
-    if labels:
-        arrays["y"] = rng.integers(0, 10, 640)
-    np.savez(path, **arrays)
+    x = rng.integers(0, 255, (640, *shape)).astype(dtype)
+    np.savez(path, x=x, y=rng.integers(0, 10, 640))
     return f"arrays:{path}"
 
 
@@ -104,6 +102,7 @@ def test_known_labels_are_true_and_spread_over_the_classes(amount, count):
     sizes = np.bincount(known[chosen], minlength=5)
     assert sizes.max() - sizes.min() <= 1
     other = experiment.known_labels(labels, amount, seed=4)
+    assert other is not None
     assert (count == 1000) == np.array_equal(known, other)
 
 
@@ -128,8 +127,8 @@ def test_biases_and_norms_do_not_decay():
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
             _, state = optimizer.update(zero, state, params)
             updates, _ = optimizer.update(zero, state, params)
-        assert np.abs(updates["kernel"]).min() > 0, name
-        assert np.abs(updates["bias"]).max() == 0, name
+        moved = jax.tree.map(lambda u: bool(np.abs(u).max() > 0), updates)
+        assert moved == {"kernel": True, "bias": False}, name
 
 
 @pytest.mark.parametrize("devices", [3, 8])

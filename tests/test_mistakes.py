@@ -1,6 +1,8 @@
 """What a user gets wrong ends in one sentence and exit status 2, and changes nothing on disk."""
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -144,22 +146,59 @@ def _snapshot(folder):
     return {p: p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
-@pytest.mark.slow
+def _child(arguments, folder):
+    """main.py's main, its output in files: the body of a process of its own."""
+    os.chdir(ROOT)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+    import main
+
+    sys.exit(main.main(["main.py", *arguments]))
+
+
+@pytest.fixture(scope="module")
+def run_main():
+    """(arguments, folder) -> (exit status, stderr) of main.py in a fresh process.
+
+    The processes are forked from one that has imported everything and run nothing: a start costs
+    milliseconds instead of seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pal_jax.run", "pal_jax.experiment"])
+
+    def run(arguments, folder):
+        process = context.Process(target=_child, args=(arguments, folder))
+        process.start()
+        process.join(120)
+        return process.exitcode, (folder / "err").read_text()
+
+    return run
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_a_mistake_is_one_sentence(case, tmp_path):
-    _files(tmp_path)
+def test_a_mistake_is_one_sentence(case, tmp_path, run_main):
+    files, output = tmp_path / "files", tmp_path / "output"
+    files.mkdir()
+    output.mkdir()
+    _files(files)
     arguments, words = CASES[case]
-    command = [a.replace("{tmp}", str(tmp_path)) for a in arguments]
+    command = [a.replace("{tmp}", str(files)) for a in arguments]
     if not any(a.startswith("--workdir=") for a in command):
-        command.append(f"--workdir={tmp_path}/run")
-    before = _snapshot(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "main.py", *command], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        command.append(f"--workdir={files}/run")
+    before = _snapshot(files)
+    status, stderr = run_main(command, output)
+    assert status == 2, stderr
+    assert "Traceback" not in stderr
+    (sentence,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
     for word in words:
-        assert word.replace("{tmp}", str(tmp_path)) in sentence
+        assert word.replace("{tmp}", str(files)) in sentence
     assert len(sentence) < 500
-    assert _snapshot(tmp_path) == before
+    assert _snapshot(files) == before
+
+
+def test_the_command_itself_says_it_too(tmp_path):
+    command = [sys.executable, "main.py", PAL, "--config.asking.bugdet=7"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

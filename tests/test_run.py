@@ -167,7 +167,8 @@ def test_evaluation_labels_reach_neither_sampler_nor_loss(tmp_path):
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers))
     results = []
     for name, y in (("true", labels), ("shuffled", rng.permutation(labels)), ("none", None)):
-        np.savez(tmp_path / f"{name}.npz", x=x, **({} if y is None else {"y": y}))
+        arrays = {"x": x} if y is None else {"x": x, "y": y}
+        np.savez(tmp_path / f"{name}.npz", **arrays)  # pyright: ignore[reportArgumentType]
         finish(
             tmp_path / name,
             f"--config.data.name=arrays:{tmp_path}/{name}.npz",
