@@ -11,8 +11,7 @@ from pal_jax.active.relations import Relations
 _NOISE = 0.01  # variance of a label around the smooth function of the graph
 _NEWS = 2  # new groups counted before the first question, so that some are expected
 _TINY = 1e-300
-_SURPRISE = 0.02  # share of probability that no geometry takes away
-_BLOCK = 200  # members of a group that are left out at a time; more cost their cube
+SURPRISE = 0.02  # share of probability that no geometry takes away
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,25 +117,16 @@ def _regress(
     return Posterior(names, column, mean, variance, probability, covariance, noise, news)
 
 
-def same_group(posterior: Posterior, geometry: Geometry, a: int, others: np.ndarray) -> np.ndarray:
-    """Probability that the group of column a is in truth each of `others`, columns too.
+def leaks(posterior: Posterior, geometry: Geometry) -> np.ndarray:
+    """[C, C] share of the edges of the samples in group a (row) that lead to group b.
 
-    Judged as if the answers that made group a had not been given (leave-group-out, by the
-    matrix identity for leaving out a block of a regression), and never quite 0: a class may
-    well be two separate pieces of the graph.
+    A piece of a class leaks into the rest of it; a class of its own hardly leaks.
     """
-    members = np.flatnonzero(posterior.column == a)[:_BLOCK]
-    phi, noise = geometry.features[members], posterior.noise[members]
-    hat = phi @ posterior.covariance @ phi.T / noise
-    rest = np.linalg.inv(np.eye(len(members)) - hat)
-    mean = np.maximum(rest @ posterior.mean[members], 0.0)
-    mean[:, a] = 0.0
-    variance = (rest @ hat).diagonal() * noise
-    evidence, square = mean.sum(axis=1), np.square(mean)
-    share = square[:, others] / (square.sum(axis=1) + _TINY)[:, None]
-    seen = evidence / (evidence + posterior.news * variance + _TINY)
-    same = (share * seen[:, None]).mean(axis=0)
-    return (1.0 - _SURPRISE) * same + _SURPRISE / len(posterior.names)
+    member = posterior.probability[:, :-1]
+    between = member.T @ geometry.graph.matmul(member)
+    share = between / (between.sum(axis=1, keepdims=True) + _TINY)
+    np.fill_diagonal(share, 0.0)
+    return share
 
 
 def own_group(posterior: Posterior, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +142,7 @@ def own_group(posterior: Posterior, geometry: Geometry) -> tuple[np.ndarray, np.
     mean[np.arange(len(placed)), column] -= leverage
     square = np.square(np.maximum(mean, 0.0))  # a common factor 1 / (1 - leverage) cancels
     share = square[np.arange(len(placed)), column] / (square.sum(axis=1) + _TINY)
-    return placed, (1.0 - _SURPRISE) * share + _SURPRISE / len(posterior.names)
+    return placed, (1.0 - SURPRISE) * share + SURPRISE / len(posterior.names)
 
 
 def vote_odds(votes: np.ndarray, error_rate: float) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pal_jax.active import stopping
+from pal_jax.active import batches, stopping
+from pal_jax.active.batches import Batch
 from pal_jax.active.geometry import Geometry, check_embeddings
 from pal_jax.active.journal import Journal
 from pal_jax.active.oracles import OracleError
@@ -38,19 +39,6 @@ class Partition:
 
     groups: np.ndarray
     probability: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """What a training step is given; shapes never change.
-
-    Args:
-        ids: [B] int, different samples.
-        groups: [B] int32 in [0, B); equal numbers are known to be alike.
-    """
-
-    ids: np.ndarray
-    groups: np.ndarray
 
 
 class Sampler:
@@ -204,13 +192,7 @@ class Sampler:
             raise UserError(f"a batch of {size} cannot be drawn from {self.n} samples")
         rng = np.random.default_rng([self.seed, _BATCH, self._batches])
         self._batches += 1
-        groups = self._relations.groups()
-        related = _draw_related(groups, round(self.related * size), rng)
-        others = rng.choice(self.n, size, replace=False)
-        others = others[~np.isin(others, related)][: size - len(related)]
-        ids = rng.permutation(np.concatenate([related, others]))
-        _, small = np.unique(groups[ids], return_inverse=True)
-        return Batch(ids, small.astype(np.int32))
+        return batches.draw(self._relations.groups(), size, self.related, rng)
 
     def state_dict(self) -> dict[str, Any]:
         """All it takes to go on as if never stopped: integers, and the log where no journal is."""
@@ -351,26 +333,6 @@ def number_by_size(groups: np.ndarray) -> np.ndarray:
     rank = np.empty(len(first), np.int64)
     rank[np.lexsort((first, -counts))] = np.arange(len(first))
     return rank[inverse]
-
-
-def _draw_related(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `count` different samples with a known alike partner, in pairs of partners."""
-    order = np.argsort(groups, kind="stable")
-    _, start, size = np.unique(groups[order], return_index=True, return_counts=True)
-    large = size > 1
-    start, size = start[large], size[large]
-    total = int(size.sum())
-    pairs = min(count, total) // 2
-    if pairs == 0:
-        return np.empty(0, np.int64)
-    # Position p of all samples with a partner, laid end to end, is in block `block[p]`.
-    picks = rng.choice(total, pairs, replace=False)
-    ends = np.cumsum(size)
-    block = np.searchsorted(ends, picks, side="right")
-    place = picks - (ends - size)[block]
-    partner = (place + rng.integers(1, size[block])) % size[block]
-    ids = np.concatenate([order[start[block] + place], order[start[block] + partner]])
-    return np.unique(ids)
 
 
 def _check_settings(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pal_jax.active.geometry import Geometry
-from pal_jax.active.posterior import Posterior, infer, own_group, same_group, vote_odds
+from pal_jax.active.posterior import SURPRISE, Posterior, infer, leaks, own_group, vote_odds
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.relations import Relations
 
@@ -30,7 +30,9 @@ class Knowledge:
 
 
 _OPEN = 1_000  # the most uncertain samples: those that may be asked about
-_MERGE = 10.0  # gain of joining two groups, in units of the gain of a sample
+_TIGHT = 0.1  # leak at which a group is as likely a class of its own as a piece of one
+_MERGE = 40.0  # gain of putting a sample right by joining groups, in the unit of `_samples`
+_CHECK = 10.0  # the same, by finding out that a judgement was wrong
 
 # (what is known, how many questions, randomness) -> at most that many, none of them implied
 Strategy = Callable[[Knowledge, int, np.random.Generator], list[Question]]
@@ -138,23 +140,24 @@ def _spread_out(gain: np.ndarray, phi: np.ndarray, spread: np.ndarray, count: in
 
 
 def _merges(knowledge: Knowledge, posterior: Posterior) -> _Idea:
-    """Two groups that may be one: the smaller half times the chance that they are."""
+    """Two groups that may be one: the smaller of them times the chance that they are."""
     relations, names = knowledge.relations, posterior.names.tolist()
     mass = posterior.probability[:, :-1].sum(axis=0)
-    size = np.bincount(posterior.column[posterior.placed])
     labelled = relations.known()[posterior.names] >= 0
+    leak = leaks(posterior, knowledge.geometry)
+    rank = np.lexsort((posterior.names, mass)).argsort()
     best, pair, chance = 0.0, (0, 0), 0.0
     for a, name in enumerate(names):
         apart = relations.apart(name)
         votes = np.array([apart.get(other, 0) for other in names])
         odds = vote_odds(votes, knowledge.error_rate)
-        larger = (size > size[a]) | ((size == size[a]) & (np.arange(len(names)) > a))
-        others = np.flatnonzero(larger & (odds > 0.0) & ~(labelled & labelled[a]))
+        others = np.flatnonzero((rank > rank[a]) & (odds > 0.0) & ~(labelled & labelled[a]))
         if not len(others):
             continue
-        same = same_group(posterior, knowledge.geometry, a, others)
+        same = leak[a, others] / (leak[a, others].sum() + _TIGHT)
+        same = (1.0 - SURPRISE) * same + SURPRISE / len(names)  # no geometry is quite believed
         same = same * odds[others] / (same * odds[others] + 1.0 - same)
-        gain = _MERGE * same * np.minimum(mass[others], mass[a])
+        gain = _MERGE * same * mass[a]
         b = gain.argmax()
         if gain[b] > best:
             best, pair, chance = float(gain[b]), (a, int(others[b])), float(same[b])
@@ -183,7 +186,7 @@ def _checks(knowledge: Knowledge, posterior: Posterior) -> _Idea:
     wrong = (1.0 - chance) / (1.0 - chance + chance * odds)
     phi = knowledge.geometry.features
     heard = phi[samples] @ (posterior.covariance @ phi.sum(axis=0)) / posterior.noise[samples]
-    gain = _MERGE * wrong * np.abs(heard)
+    gain = _CHECK * wrong * np.abs(heard)
     best = int(gain.argmax())
     sample = int(samples[best])
     column = int(posterior.column[sample])
