@@ -72,6 +72,14 @@ def test_it_never_asks_what_follows_and_ends(strategy, candidates):
         np.testing.assert_array_equal(known.relations.groups(), labels)
 
 
+def test_not_sure_does_not_eat_the_budget():
+    labels = np.where(np.arange(60) % 7 == 0, -1, LABELS)
+    known, asked = run(strategies.most_informative, blobs(), labels, 40)
+    often = np.bincount([i for q in asked for i in (q.anchor, *q.candidates)], minlength=60)
+    assert often[labels < 0].max() <= 12
+    assert len(np.unique(known.relations.groups()[labels >= 0])) < 40
+
+
 HARD = {
     "all equal": np.ones((30, 3)),
     "duplicates": np.repeat(np.eye(3), 10, axis=0),

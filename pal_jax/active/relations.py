@@ -56,6 +56,7 @@ class Relations:
         self.n = n
         self._known = _known_groups(n, known)  # [n] name of the group known from the start, or -1
         self._votes: dict[Pair, list[tuple[int, Relation]]] = collections.defaultdict(list)
+        self._unsure: list[Pair] = []
         self._length = 0
         self._consistent = True  # no answer so far disagreed with those before it
         self._stale = False
@@ -104,6 +105,10 @@ class Relations:
         """How often this very pair was asked, "not sure" included."""
         return len(self._votes.get(_pair(i, j), ()))
 
+    def unsure(self) -> list[Pair]:
+        """The pairs that were called "not sure", as often as they were."""
+        return self._unsure
+
     def contradictions(self) -> list[Contradiction]:
         """The answers that `groups` does not follow, in the order in which they were told."""
         self._refresh()
@@ -138,8 +143,11 @@ class Relations:
 
     def _extend(self, i: int, j: int, relation: Relation) -> None:
         """One more vote; nothing to do once a disagreement has made the state stale."""
-        if relation is Relation.UNKNOWN or not self._consistent:
-            self._stale = self._stale or not self._consistent
+        if relation is Relation.UNKNOWN:
+            self._unsure.append(_pair(i, j))
+            return
+        if not self._consistent:
+            self._stale = True
             return
         a, b = self._find(i), self._find(j)
         current = self._between(a, b)

@@ -67,6 +67,8 @@ def random_pairs(knowledge: Knowledge, count: int, rng: np.random.Generator) -> 
 def most_informative(knowledge: Knowledge, count: int, rng: np.random.Generator) -> list[Question]:
     """The flagship: what is expected to put most samples into their right group.
 
+    Each "not sure" halves what asking the like of it again is worth.
+
     Either an uncertain sample against its most probable group, or two groups that may be one,
     or, where judgements can be wrong, a sample against its own group once more. Questions of one
     call are chosen one after the other, each as if those before had got their most probable
@@ -113,6 +115,7 @@ def _samples(knowledge: Knowledge, posterior: Posterior) -> _Idea:
     heard = (spread * wrong[open_, None].astype(np.float32)).T @ spread
     noise = posterior.noise[open_].astype(np.float32)
     gain = ((phi @ heard) * phi).sum(axis=1) / ((spread * phi).sum(axis=1) + noise)
+    gain = gain * _patience(knowledge)[open_]
     best = gain.argmax()
     column = posterior.probability[open_, :-1].argmax(axis=1)
     rivals = np.flatnonzero(column == column[best])
@@ -124,6 +127,12 @@ def _samples(knowledge: Knowledge, posterior: Posterior) -> _Idea:
         Question(_representative(knowledge, posterior, int(column[best]), samples), tuple(samples)),
         tuple(Relation.ALIKE if p >= 0.5 else Relation.NOT_ALIKE for p in chance),
     )
+
+
+def _patience(knowledge: Knowledge) -> np.ndarray:
+    """[n] what asking about a sample is still worth, after so many "not sure"."""
+    samples = np.array(knowledge.relations.unsure(), np.int64).ravel()
+    return 0.5 ** np.bincount(samples, minlength=knowledge.geometry.n)
 
 
 def _spread_out(gain: np.ndarray, phi: np.ndarray, spread: np.ndarray, count: int) -> list[int]:
@@ -146,6 +155,12 @@ def _merges(knowledge: Knowledge, posterior: Posterior) -> _Idea:
     labelled = relations.known()[posterior.names] >= 0
     leak = leaks(posterior, knowledge.geometry)
     rank = np.lexsort((posterior.names, mass)).argsort()
+    unsure = np.zeros_like(leak)
+    for i, j in relations.unsure():
+        a, b = posterior.column[[i, j]]
+        if a >= 0 and b >= 0:
+            unsure[a, b] += 1
+            unsure[b, a] += 1
     best, pair, chance = 0.0, (0, 0), 0.0
     for a, name in enumerate(names):
         apart = relations.apart(name)
@@ -157,7 +172,7 @@ def _merges(knowledge: Knowledge, posterior: Posterior) -> _Idea:
         same = leak[a, others] / (leak[a, others].sum() + _TIGHT)
         same = (1.0 - SURPRISE) * same + SURPRISE / len(names)  # no geometry is quite believed
         same = same * odds[others] / (same * odds[others] + 1.0 - same)
-        gain = _MERGE * same * mass[a]
+        gain = _MERGE * same * mass[a] * 0.5 ** unsure[a, others]
         b = gain.argmax()
         if gain[b] > best:
             best, pair, chance = float(gain[b]), (a, int(others[b])), float(same[b])
@@ -186,7 +201,7 @@ def _checks(knowledge: Knowledge, posterior: Posterior) -> _Idea:
     wrong = (1.0 - chance) / (1.0 - chance + chance * odds)
     phi = knowledge.geometry.features
     heard = phi[samples] @ (posterior.covariance @ phi.sum(axis=0)) / posterior.noise[samples]
-    gain = _CHECK * wrong * np.abs(heard)
+    gain = _CHECK * wrong * np.abs(heard) * _patience(knowledge)[samples]
     best = int(gain.argmax())
     sample = int(samples[best])
     column = int(posterior.column[sample])
