@@ -109,7 +109,7 @@ def build(config: Config, folder: str) -> Run:
     pool, held_out = build_data(config)
     mesh = sharding.data_mesh()
     check_sizes(config, len(pool.inputs), mesh.size)
-    make_oracle = build_oracle(config, pool.labels)
+    make_oracle = build_oracle(config, pool)
     known = known_labels(pool.labels, config.graph.labelled, config.seed)
     plan = build_plan(config)
     identity = {
@@ -373,33 +373,35 @@ History = Sequence[Answer]
 OracleMaker = Callable[[History], Oracle]
 
 
-def _labels_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker:
-    if labels is None:
+def _labels_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
+    if pool.labels is None:
         raise UserError(
             f"config.oracle.name={config.oracle.name} answers from labels, and "
             f"{config.data.name} has none; give labels, or take the file or program oracle"
         )
-    oracle = oracles.LabelOracle(labels)
+    oracle = oracles.LabelOracle(pool.labels)
     return lambda history: oracle
 
 
-def _noisy_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker:
-    inner = _labels_oracle(config, labels)
+def _noisy_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
+    inner = _labels_oracle(config, pool)
     flip, seed = config.oracle.flip, config.seed
     return lambda history: oracles.NoisyOracle(inner(history), flip, seed, history=history)
 
 
-def _file_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker:
+def _file_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
     if not config.oracle.file:
         raise UserError("config.oracle.name=file needs config.oracle.file=ANSWERS.jsonl")
     oracle = oracles.FileOracle(Path(config.oracle.file))
     return lambda history: oracle
 
 
-def _program_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker:
+def _program_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
     if not config.oracle.command:
         raise UserError("config.oracle.name=program needs config.oracle.command='PROGRAM ARGS'")
-    oracle = oracles.ProgramOracle(config.oracle.command, timeout=config.oracle.timeout)
+    oracle = oracles.ProgramOracle(
+        config.oracle.command, timeout=config.oracle.timeout, names=pool.ids.tolist()
+    )
     if shutil.which(oracle.command[0]) is None:
         raise UserError(
             f"config.oracle.command={config.oracle.command!r} cannot be run: there is no program "
@@ -408,7 +410,7 @@ def _program_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker:
     return lambda history: oracle
 
 
-ORACLES: dict[str, Callable[[Config, np.ndarray | None], OracleMaker]] = {
+ORACLES: dict[str, Callable[[Config, data.Dataset], OracleMaker]] = {
     "labels": _labels_oracle,
     "noisy": _noisy_oracle,
     "file": _file_oracle,
@@ -416,14 +418,14 @@ ORACLES: dict[str, Callable[[Config, np.ndarray | None], OracleMaker]] = {
 }
 
 
-def build_oracle(config: Config, labels: np.ndarray | None) -> OracleMaker | None:
+def build_oracle(config: Config, pool: data.Dataset) -> OracleMaker | None:
     """(answers already given) -> oracle, or None when nothing is asked.
 
     The answers given count because a noisy oracle's errors depend on how often it was asked.
     """
     if config.oracle.name == "none":
         return None
-    return pick(ORACLES, config.oracle.name, "config.oracle.name")(config, labels)
+    return pick(ORACLES, config.oracle.name, "config.oracle.name")(config, pool)
 
 
 def build_sampler(

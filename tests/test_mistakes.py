@@ -149,11 +149,12 @@ def _snapshot(folder):
 def _child(arguments, folder):
     """main.py's main, its output in files: the body of a process of its own."""
     os.chdir(ROOT)
+    sys.argv = ["main.py", *arguments]  # where ml_collections looks for overrides
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
     import main
 
-    sys.exit(main.main(["main.py", *arguments]))
+    sys.exit(main.main(sys.argv))
 
 
 @pytest.fixture(scope="module")

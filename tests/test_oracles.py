@@ -34,6 +34,19 @@ def program(text: str, tmp_path, **settings) -> oracles.ProgramOracle:
     return oracles.ProgramOracle(f"'{sys.executable}' '{path}'", **settings)
 
 
+def test_a_program_is_told_the_names_of_the_samples(tmp_path):
+    text = """
+import json, sys
+for line in sys.stdin:
+    anchor, *others = json.loads(line)["names"]
+    same = ["alike" if name[0] == anchor[0] else "not alike" for name in others]
+    print(json.dumps({"relations": same}), flush=True)
+"""
+    names = ["cat/1.png", "dog/1.png", "cat/2.png"]
+    (answer,) = program(text, tmp_path, names=names)([Question(0, (1, 2))])
+    assert answer.relations == (Relation.NOT_ALIKE, Relation.ALIKE)
+
+
 def answer_file(tmp_path) -> oracles.FileOracle:
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(answer_to_dict(answer)) + "\n\n" for answer in TRUTH))

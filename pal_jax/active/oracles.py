@@ -11,6 +11,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -154,21 +155,30 @@ class ProgramOracle:
     """Another program answers: a script, a crowd platform, a vision-language model.
 
     It is started once a call, reads one question a line as JSON from its standard input,
-    {"anchor": 3, "candidates": [5, 8]}, until that is closed, and writes one answer a line to
-    its standard output, in the same order: {"relations": ["alike", "not sure"]}. "anchor" and
-    "candidates" may be repeated and must then be those of the question. Each line counts as soon
-    as it is read. Its standard error goes to ours. No shell is involved.
+    {"anchor": 3, "candidates": [5, 8], "names": ["d.png", "f.png", "i.png"]}, until that is
+    closed, and writes one answer a line to its standard output, in the same order:
+    {"relations": ["alike", "not sure"]}. "anchor" and "candidates" may be repeated and must then
+    be those of the question. Each line counts as soon as it is read. Its standard error goes to
+    ours. No shell is involved.
 
     Args:
         command: the program and its arguments, as one would type them.
         timeout: seconds that it may take for each answer; then it is stopped.
+        names: [n] what the program knows the samples by, such as the files of a folder; a
+            question then names its anchor and its candidates, in this order. None: no "names".
 
     Raises:
         OracleError: it cannot be started, is too slow, ends early or writes something else.
             `answers` holds what it said before.
     """
 
-    def __init__(self, command: str, timeout: float = 60.0, name: str = "program"):
+    def __init__(
+        self,
+        command: str,
+        timeout: float = 60.0,
+        names: Sequence[str] | None = None,
+        name: str = "program",
+    ):
         try:
             self.command = shlex.split(command)
         except ValueError as error:
@@ -178,6 +188,7 @@ class ProgramOracle:
         if not timeout > 0:
             raise UserError(f"the timeout of the program oracle is in seconds, not {timeout}")
         self.timeout = timeout
+        self.names = names
         self.name = name
 
     def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
@@ -195,10 +206,11 @@ class ProgramOracle:
             )
         except OSError as error:
             raise OracleError(f"{self.command[0]!r} cannot be started: {error}") from error
+        asked = [json.dumps(self._describe(question)) for question in questions]
         # Writing and reading are threads: either may block for ever in the other program.
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threads = [
-            threading.Thread(target=_feed, args=(process, questions), daemon=True),
+            threading.Thread(target=_feed, args=(process, asked), daemon=True),
             threading.Thread(target=_drain, args=(process, lines), daemon=True),
         ]
         with process:
@@ -210,6 +222,13 @@ class ProgramOracle:
                 _end(process)
                 for thread in threads:
                     thread.join()
+
+    def _describe(self, question: Question) -> dict[str, Any]:
+        described = question_to_dict(question)
+        if self.names is not None:
+            ids = (question.anchor, *question.candidates)
+            described["names"] = [str(self.names[i]) for i in ids]
+        return described
 
     def _listen(
         self,
@@ -270,12 +289,12 @@ def read_answers(path: str | os.PathLike[str]) -> list[Answer]:
     return answers
 
 
-def _feed(process: subprocess.Popen[str], questions: Sequence[Question]) -> None:
+def _feed(process: subprocess.Popen[str], asked: Sequence[str]) -> None:
     assert process.stdin is not None
     with contextlib.suppress(OSError), process.stdin as stdin:
         # An error means that it has stopped reading; what it writes, or does not, is what counts.
-        for question in questions:
-            stdin.write(json.dumps(question_to_dict(question)) + "\n")
+        for line in asked:
+            stdin.write(line + "\n")
             stdin.flush()
 
 
