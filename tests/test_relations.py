@@ -43,7 +43,7 @@ def table(relations: Relations) -> np.ndarray:
     known=st.lists(st.booleans(), min_size=N, max_size=N),
     data=st.data(),
 )
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=150, deadline=None)
 def test_clean_answers_give_the_closure_in_any_order(labels, pairs, known, data):
     labels = np.array(labels)
     answers = LabelOracle(labels)([Question(i, (j,)) for i, j in pairs])
@@ -67,7 +67,7 @@ def test_clean_answers_give_the_closure_in_any_order(labels, pairs, known, data)
 @hypothesis.given(
     st.lists(st.tuples(st.sampled_from(PAIRS), st.sampled_from(list(Relation))), max_size=25)
 )
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=150, deadline=None)
 def test_any_answers_one_by_one_end_like_all_at_once(judgements):
     answers = [say(i, j, relation) for (i, j), relation in judgements]
     whole, stepwise = Relations(N), Relations(N)
