@@ -1,4 +1,4 @@
-"""What the losses share about rows: their dtype, blocks, Gram matrix and agreement on a graph."""
+"""What the losses share about rows: dtype, blocks, products of moments, agreement on a graph."""
 
 import functools
 from typing import Any
@@ -59,6 +59,20 @@ def _squared_norm_bwd(residual: tuple[Array, Array], cotangent: Array) -> tuple[
 
 
 squared_norm.defvjp(_squared_norm, _squared_norm_bwd)
+
+
+def product(x: Array, y: Array) -> Array:
+    """<X^T X, Y^T Y>_F = |X Y^T|_F^2 for x [N, K], y [M, K], from the smaller side."""
+    if x.shape[0] * y.shape[0] < x.shape[1] ** 2:
+        return jnp.square(x @ y.T).sum()
+    return jnp.vdot(x.T @ x, y.T @ y)
+
+
+def between_samples(z: Array, views: int) -> Array:
+    """Sum of (z_i . z_j)^2 over all pairs of rows of different samples, z view-major."""
+    z_v = blocks(z, views)
+    of_one_sample = jnp.square(jnp.einsum("abk,cbk->bac", z_v, z_v))  # [B, V, V]
+    return squared_norm(z) - of_one_sample.sum()
 
 
 def _agreement(x: Array, weights: Array, g: graph_lib.Graph) -> Array:

@@ -27,6 +27,7 @@ def vicreg(
     variance: float = 25.0,
     covariance: float = 1.0,
     eps: float = 1e-4,
+    unbiased: bool = False,
 ) -> Array:
     """VICReg on a graph.
 
@@ -37,8 +38,9 @@ def vicreg(
     C^v is the unbiased covariance of the rows of view v. With two views and G = "same sample" this
     is the published code. V = 1 pools all rows into one covariance (0.1 to 1 % away with two
     views). The factor 2 / V makes the last term the published sum for V = 2 and keeps its size for
-    every other V. C^v_kl^2 is the plug-in estimate from this batch: its gradient is biased upward,
-    by about var_k var_l / (N / V).
+    every other V. C^v_kl^2 is the plug-in estimate from this batch: for Gaussian rows without
+    correlation it is var_k var_l / (N / V - 1) too large in the mean. `unbiased` multiplies the
+    covariances of the first and of the second half of the samples instead.
 
     Args:
         z: [N, K] floating, N = V B, view-major.
@@ -47,6 +49,9 @@ def vicreg(
         views: V, the number of equal blocks of rows with moments of their own; 1 pools them.
         invariance, variance, covariance: weights of the three terms.
         eps: added to the variance, in units of z^2; keeps the gradient of a collapsed z finite.
+        unbiased: estimate C_kl^2 without bias, at 1.5 to 2 times the variance; single batches
+            may give a negative value. The rows of a view must be independent samples, so give
+            `views`. The hinge has no such estimate and stays as it is.
 
     Returns:
         Scalar, float32 (float64 for a float64 z). The covariance is formed as N / V x N / V where
@@ -55,7 +60,7 @@ def vicreg(
 
     Raises:
         ValueError: z is not [N >= 2, K] floating; the graph is of another size or has concrete
-            negative weights; `views` does not divide N into blocks of 2 or more.
+            negative weights; `views` does not divide N into blocks of 2 or more, 4 if `unbiased`.
 
     Source: Bardes, Ponce, LeCun, ICLR 2022; constants, facebookresearch/vicreg main_vicreg.py.
     """
@@ -65,14 +70,36 @@ def vicreg(
     pull = g.energy(z) / (k * _or_one(edges))
 
     z_v = gram.blocks(z, views)
-    z_v = z_v - z_v.mean(axis=1, keepdims=True)
-    freedom = z_v.shape[1] - 1
-    var = jnp.square(z_v).sum(axis=1) / freedom  # [V, K], the diagonals of C^v
+    x = _centred(z_v)
+    var = _variance(x)  # [V, K], the diagonals of C^v
     hinge = jnp.maximum(0, 1 - jnp.sqrt(var + eps)).mean()
-    norms = sum(gram.squared_norm(block) for block in z_v) / freedom**2
-    off_diagonal = (norms - jnp.square(var).sum()) / (views * k)
+    if unbiased:
+        off_diagonal = _off_diagonal_of_halves(z_v)
+    else:
+        norms = sum(gram.squared_norm(block) for block in x) / (x.shape[1] - 1) ** 2
+        off_diagonal = norms - jnp.square(var).sum()
 
-    return invariance * pull + variance * hinge + 2 * covariance * off_diagonal
+    return invariance * pull + variance * hinge + 2 * covariance / (views * k) * off_diagonal
+
+
+def _centred(z_v: Array) -> Array:
+    return z_v - z_v.mean(axis=1, keepdims=True)
+
+
+def _variance(x: Array) -> Array:
+    """[V, K] unbiased variance of the centred rows [V, B, K] of each view."""
+    return jnp.square(x).sum(axis=1) / (x.shape[1] - 1)
+
+
+def _off_diagonal_of_halves(z_v: Array) -> Array:
+    """sum_v sum_{k!=l} C_kl C'_kl with C, C' of the two halves of the samples: independent."""
+    half = z_v.shape[1] // 2
+    if half < 2:
+        raise ValueError(f"unbiased needs 4 samples or more a view; got {z_v.shape[1]}")
+    x, y = _centred(z_v[:, :half]), _centred(z_v[:, half:])
+    freedom = (x.shape[1] - 1) * (y.shape[1] - 1)
+    products = sum(gram.product(a, b) for a, b in zip(x, y, strict=True)) / freedom
+    return products - (_variance(x) * _variance(y)).sum()
 
 
 def simclr(

@@ -2,8 +2,11 @@
 
 They are defined for any symmetric G and take it as given, self-loops included. With the degree-1
 graph `graph.normalize(G)` the first two are one problem; `degree_normalized(loss)` is the loss on
-that graph, and what one trains with. None forms N x N on Groups or Edges. All are plug-in
-estimates: of one batch, the squared K x K moment is biased upward by the noise of its entries.
+that graph, and what one trains with. Without `apart` none forms N x N on Groups or Edges.
+
+By definition they are plug-in estimates: the squared K x K moment of one batch is too large, by
+(tr(M)^2 + |M|_F^2) / N for N independent Gaussian rows of second moment M. With `views`, rows are V
+views of independent samples, and the estimate of the population's loss is unbiased.
 """
 
 import functools
@@ -73,7 +76,13 @@ def spectral_contrastive(
     return gram.squared_norm(z) - 2 * jnp.vdot(z, g.matmul(z)) + g.squared_norm()
 
 
-def vicreg_squared(z: Array, graph: graph_lib.GraphLike, *, invariance: float = 1.0) -> Array:
+def vicreg_squared(
+    z: Array,
+    graph: graph_lib.GraphLike,
+    *,
+    invariance: float = 1.0,
+    views: int | None = None,
+) -> Array:
     """VICReg^2: |Z^T Z / N - I|_F^2 + (2 invariance / N) tr(Z^T L Z), L = D - G.
 
     Args:
@@ -81,42 +90,62 @@ def vicreg_squared(z: Array, graph: graph_lib.GraphLike, *, invariance: float = 
         graph: [N, N] array or graph object; an asymmetric G counts as (G + G^T) / 2.
         invariance: lambda. A direction of eigenvalue l of L is learnt where lambda l < 1, so with
             an unnormalised G of degree d it must be below about 1 / d, or all of z collapses.
+        views: None for the definition. V: |Z^T Z / N|_F^2, which is the mean of (z_i . z_j)^2
+            over all pairs of rows, becomes the mean over pairs of different samples: unbiased.
 
     Returns:
-        Scalar, float32 (float64 for a float64 z); K for z = 0.
+        Scalar, float32 (float64 for a float64 z); K for z = 0. With `views` it may be negative.
 
     Raises:
-        ValueError: z is not [N >= 2, K] floating, or the graph is of another size.
+        ValueError: z is not [N >= 2, K] floating; the graph is of another size; `views` does not
+            divide N into blocks of 2 or more.
 
     Source: Balestriero, LeCun, NeurIPS 2022 (arXiv 2205.11508); Cabannes et al., ICCV 2023.
     """
     z, g = _inputs(z, graph)
     n, k = z.shape
     # |Z^T Z / N - I|_F^2, spelled out so that it may come from the N x N side.
-    whiten = gram.squared_norm(z) / n**2 - 2 * jnp.square(z).sum() / n + k
+    if views is None:
+        square = gram.squared_norm(z) / n**2
+    else:
+        square = gram.between_samples(z, views) / (n * (n - views))
+    whiten = square - 2 * jnp.square(z).sum() / n + k
     return whiten + invariance / n * g.energy(z)
 
 
-def barlow_twins_squared(z: Array, graph: graph_lib.GraphLike) -> Array:
+def barlow_twins_squared(
+    z: Array, graph: graph_lib.GraphLike, *, views: int | None = None
+) -> Array:
     """BT^2: |Z^T G Z / N - I|_F^2.
 
     Args:
         z: [N, K] floating.
         graph: [N, N] array or graph object, taken as given; asymmetric G allowed.
+        views: None for the definition. V: <M - I, M' - I> with the moments of the first and of the
+            second half of the samples, unbiased if no edge joins the halves (edges that do are
+            left out). May be negative.
 
     Returns:
-        Scalar, float32 (float64 for a float64 z); K for z = 0 or an empty graph. Its minimum is 0
-        if G has K positive eigenvalues or more.
+        Scalar, float32 (float64 for a float64 z); K for z = 0 or an empty graph. The definition's
+        minimum is 0 if G has K positive eigenvalues or more.
 
     Raises:
-        ValueError: z is not [N >= 2, K] floating, or the graph is of another size.
+        ValueError: z is not [N >= 2, K] floating; the graph is of another size; `views` does not
+            divide N into blocks of 2 or more.
 
     Source: Balestriero, LeCun, NeurIPS 2022 (arXiv 2205.11508).
     """
     z, g = _inputs(z, graph)
     n, k = z.shape
-    moment = z.T @ g.matmul(z) / n
-    return jnp.square(moment - jnp.eye(k, dtype=z.dtype)).sum()
+    eye = jnp.eye(k, dtype=z.dtype)
+    if views is None:
+        return jnp.square(z.T @ g.matmul(z) / n - eye).sum()
+    samples = gram.blocks(z, views).shape[1]
+    first = (jnp.arange(n) % samples < samples // 2)[:, None]
+    x, y = jnp.where(first, z, 0), jnp.where(first, 0, z)
+    moment = x.T @ g.matmul(x) / (views * (samples // 2))
+    other = y.T @ g.matmul(y) / (views * (samples - samples // 2))
+    return jnp.vdot(moment - eye, other - eye)
 
 
 def degree_normalized(loss: Callable[..., Array]) -> Callable[..., Array]:
@@ -160,11 +189,11 @@ def _between_views(
 def _mean_square_between(z: Array, z_v: Array) -> Array:
     """<W, (Z Z^T)^2> / sum(W). W's complement is made of blocks, so this needs no N x N."""
     views, samples, _ = z_v.shape
+    # A pair of rows is of one view, or of one sample, or of neither; a row with itself is of both.
     same_view = sum(gram.squared_norm(block) for block in z_v)
-    of_one_sample = jnp.square(jnp.einsum("abk,cbk->bac", z_v, z_v))  # [B, V, V]
-    across = of_one_sample.sum() - jnp.einsum("bvv->", of_one_sample)
+    selves = jnp.square(jnp.square(z).sum(axis=1)).sum()
     pairs = views * (views - 1) * samples * (samples - 1)
-    return (gram.squared_norm(z) - same_view - across) / pairs
+    return (gram.between_samples(z, views) - same_view + selves) / pairs
 
 
 def _weighted_square_between(z: Array, z_v: Array, w: graph_lib.Graph) -> Array:

@@ -70,6 +70,17 @@ def test_squared_norm_of_a_gram_matrix(rng, x64, shape):
     np.testing.assert_allclose(grad, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("width", [2, 9])
+def test_products_of_moments(rng, x64, width):
+    x, y = rng.normal(size=(4, width)), rng.normal(size=(6, width))
+    expected = np.vdot(x.T @ x, y.T @ y)
+    np.testing.assert_allclose(gram.product(jnp.asarray(x), jnp.asarray(y)), expected, rtol=1e-12)
+    s = (y @ y.T) ** 2
+    same = np.arange(6)[:, None] % 3 == np.arange(6)[None, :] % 3
+    actual = gram.between_samples(jnp.asarray(y), 2)
+    np.testing.assert_allclose(actual, s[~same].sum(), rtol=1e-12)
+
+
 def largest_array(function, *args):
     """Entries of the largest array of a function, its inner functions included."""
 
