@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pal_jax import evaluate, export, report, train
 from pal_jax.active.journal import Journal
 from pal_jax.active.questions import Oracle
-from pal_jax.active.sampler import Sampler
+from pal_jax.active.sampler import Partition, Sampler
 from pal_jax.checkpoint import Checkpoints
 from pal_jax.data import Dataset
 
@@ -94,21 +94,36 @@ def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
     Raises:
         Interrupted: `stop` said so; the newest checkpoint and the journal are on disk.
     """
-    checkpoints = Checkpoints(run.workdir / "checkpoints", keep=run.keep)
-    state, progress = checkpoints.restore(run.state) or (run.state, None)
-    record = Record(run.workdir, progress)
-    if progress is not None:
-        run.sampler.load_state_dict(progress["sampler"])
-        if run.baseline is not None:
-            run.baseline.sampler.load_state_dict(progress["baseline"])
+    folder = run.workdir / "checkpoints"
+    with (
+        contextlib.closing(run.journal),
+        contextlib.closing(Checkpoints(folder, keep=run.keep)) as checkpoints,
+    ):
+        state, progress = checkpoints.restore(run.state) or (run.state, None)
+        if progress is not None:
+            run.sampler.load_state_dict(progress["sampler"])
+            if run.baseline is not None:
+                run.baseline.sampler.load_state_dict(progress["baseline"])
+        with contextlib.closing(Record(run.workdir, progress)) as record:
+            state = _fit(run, state, record, checkpoints, stop)
+            return _finish(run, state, record)
+
+
+def _fit(
+    run: Run,
+    state: train.TrainState,
+    record: "Record",
+    checkpoints: Checkpoints,
+    stop: Callable[[], bool],
+) -> train.TrainState:
+    """train.fit with its hooks tied to the screen, the record and the checkpoints."""
 
     def save(state: train.TrainState) -> None:
         baseline = None if run.baseline is None else run.baseline.sampler.state_dict()
         progress = {"sampler": run.sampler.state_dict(), "baseline": baseline}
         checkpoints.save(int(state.step), state, progress | record.to_dict())
 
-    total = run.plan.rounds * run.plan.steps
-    with contextlib.closing(record), _bar(total, int(state.step)) as bar:
+    with _bar(run.plan.rounds * run.plan.steps, int(state.step)) as bar:
         tqdm.write(_HEADER)
         for row in record.rounds():
             tqdm.write(_format(row))
@@ -126,7 +141,7 @@ def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
             log=lambda step, metrics: record.add({"step": step} | metrics),
             stop=stop,
         )
-        state = train.fit(
+        return train.fit(
             state,
             run.key,
             run.sampler,
@@ -137,10 +152,6 @@ def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
             plan=run.plan,
             hooks=hooks,
         )
-    summary = _finish(run, state, record)
-    checkpoints.close()
-    run.journal.close()
-    return summary
 
 
 class Record:
@@ -227,36 +238,53 @@ def _test_set(run: Run, state: train.TrainState) -> tuple[np.ndarray | None, np.
 
 
 def _finish(run: Run, state: train.TrainState, record: Record) -> dict[str, Any]:
-    """The final audit, and every file that a user takes home."""
-    sampler = run.sampler
-    h, z = run.embed(state)
-    summary: dict[str, Any] = {"samples": len(h)}
-    if run.oracle is not None and run.audit:
-        audit = sampler.audit(run.oracle, h, run.audit)
-        summary |= {
-            "estimated_accuracy": audit.estimated_accuracy,
-            "estimated_accuracy_low": audit.estimated_accuracy_low,
-        }
-    partition = sampler.partition(h)
-    groups = partition.groups
-    summary |= {"judgements": sampler.spent, "groups": int(groups.max()) + 1}
-    labels = run.pool.labels
-    if labels is not None:
-        test = _test_set(run, state)
-        summary |= evaluate.partition_scores(groups, labels)
-        summary["knn_accuracy"] = evaluate.knn_accuracy(h, labels, *test, k=run.neighbours)
-        summary["probe_accuracy"] = evaluate.logistic_probe(h, labels, *test)
-        summary["ridge_accuracy"] = evaluate.ridge_probe(h, labels, *test)
-    summary["effective_rank"] = evaluate.effective_rank(h)
-    summary["seconds"] = round(record.seconds, 1)
-
-    folder = run.workdir
-    export.write_answers(folder / "answers.jsonl", sampler.answers)
-    export.write_partition(folder / "partition.csv", run.pool.ids, groups, partition.probability)
-    export.write_embeddings(folder / "embeddings.npz", run.pool.ids, h, z)
-    report.write(folder / "report.html", _report(run, record, summary, partition, h))
-    export.write_json(folder / "summary.json", summary)
+    """The final audit, the final figures, and every file that a user takes home."""
+    with tqdm(total=4, desc="finishing", unit="stage") as bar:
+        h, z = run.embed(state)
+        summary: dict[str, Any] = {"samples": len(h)}
+        if run.oracle is not None and run.audit:
+            audit = run.sampler.audit(run.oracle, h, run.audit)
+            summary["estimated_accuracy"] = audit.estimated_accuracy
+            summary["estimated_accuracy_low"] = audit.estimated_accuracy_low
+        bar.update()
+        partition = run.sampler.partition(h)
+        groups = int(partition.groups.max()) + 1
+        summary |= {"judgements": run.sampler.spent, "groups": groups}
+        summary |= _final_scores(run, state, h, partition)
+        summary["seconds"] = round(record.seconds, 1)
+        bar.update()
+        folder, ids = run.workdir, run.pool.ids
+        export.write_answers(folder / "answers.jsonl", run.sampler.answers)
+        export.write_partition(
+            folder / "partition.csv", ids, partition.groups, partition.probability
+        )
+        export.write_embeddings(folder / "embeddings.npz", ids, h, z)
+        bar.update()
+        report.write(folder / "report.html", _report(run, record, summary, partition, h))
+        export.write_json(folder / "summary.json", summary)
+        bar.update()
+    accuracy = summary.get("partition_accuracy")
+    known = "" if accuracy is None else f", partition accuracy {accuracy:.4f}"
+    print(
+        f"{len(h)} samples in {groups} groups from {run.sampler.spent} judgements{known}, "
+        f"in {summary['seconds']:.0f} s; look at {folder / 'report.html'}"
+    )
     return summary
+
+
+def _final_scores(
+    run: Run, state: train.TrainState, h: np.ndarray, partition: Partition
+) -> dict[str, float]:
+    labels, test = run.pool.labels, _test_set(run, state)
+    scores = {"effective_rank": evaluate.effective_rank(h)}
+    if labels is None:
+        return scores
+    return scores | {
+        **evaluate.partition_scores(partition.groups, labels),
+        "knn_accuracy": evaluate.knn_accuracy(h, labels, *test, k=run.neighbours),
+        "probe_accuracy": evaluate.logistic_probe(h, labels, *test),
+        "ridge_accuracy": evaluate.ridge_probe(h, labels, *test),
+    }
 
 
 _COLUMNS = {
@@ -288,7 +316,7 @@ def _bar(total: int, done: int) -> tqdm:
 
 
 def _report(
-    run: Run, record: Record, summary: dict[str, Any], partition: Any, h: np.ndarray
+    run: Run, record: Record, summary: dict[str, Any], partition: Partition, h: np.ndarray
 ) -> report.Report:
     images = run.pool.inputs if run.pool.inputs.ndim == 4 else None
     return report.Report(

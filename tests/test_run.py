@@ -174,6 +174,8 @@ def test_evaluation_labels_reach_neither_sampler_nor_loss(tmp_path):
             f"--config.data.name=arrays:{tmp_path}/{name}.npz",
             "--config.data.limit=0",
             "--config.model.encoder=mlp",
+            "--config.train.rounds=2",
+            "--config.train.steps=20",
             "--config.oracle.name=file",
             f"--config.oracle.file={tmp_path}/answers.jsonl",
         )
