@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import pal_jax
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "pal_jax").rglob("*.py"))
 
@@ -75,6 +77,14 @@ def test_the_asking_side_never_imports_jax():
     loaded = modules_after(f"import {', '.join(names)}")
     assert "numpy" in loaded
     assert not loaded & {"jax", "jaxlib", "flax", "optax", "scipy"}
+
+
+def test_the_package_is_light_and_its_parts_are_there():
+    assert not modules_after("import pal_jax") & {"jax", "numpy"}
+    parts = "; ".join(f"pal_jax.{name}" for name in pal_jax.__all__)
+    assert {"jax", "numpy"} <= modules_after(f"import pal_jax; {parts}; pal_jax.active.sampler")
+    with pytest.raises(AttributeError, match="losess"):
+        pal_jax.losess  # noqa: B018 # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_tensorflow_is_never_imported():
