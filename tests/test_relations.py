@@ -10,6 +10,7 @@ from pal_jax.errors import UserError
 
 ALIKE, NOT_ALIKE, UNKNOWN = Relation.ALIKE, Relation.NOT_ALIKE, Relation.UNKNOWN
 N = 9
+FEW = [(0, 1), (0, 2), (1, 2), (3, 1)]  # so few pairs disagree in every way there is
 PAIRS = [(i, j) for i in range(N) for j in range(N) if i != j]
 
 
@@ -65,7 +66,7 @@ def test_clean_answers_give_the_closure_in_any_order(labels, pairs, known, data)
 
 
 @hypothesis.given(
-    st.lists(st.tuples(st.sampled_from(PAIRS), st.sampled_from(list(Relation))), max_size=25)
+    st.lists(st.tuples(st.sampled_from(FEW), st.sampled_from(list(Relation))), max_size=12)
 )
 @hypothesis.settings(max_examples=150, deadline=None)
 def test_any_answers_one_by_one_end_like_all_at_once(judgements):
