@@ -121,11 +121,10 @@ def _samples(knowledge: Knowledge, posterior: Posterior) -> _Idea:
     rivals = np.flatnonzero(column == column[best])
     chosen = _spread_out(gain[rivals], phi[rivals], spread[rivals], knowledge.candidates)
     samples = open_[rivals[chosen]]
-    chance = posterior.probability[samples, column[best]]
     return _Idea(
         float(gain[best]),
         Question(_representative(knowledge, posterior, int(column[best]), samples), tuple(samples)),
-        tuple(Relation.ALIKE if p >= 0.5 else Relation.NOT_ALIKE for p in chance),
+        (Relation.ALIKE,) * len(samples),  # believing "no" would ask on about a group of its own
     )
 
 
