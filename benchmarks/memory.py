@@ -34,7 +34,7 @@ def measure(form: str, rows: int, repeats: int) -> dict[str, float]:
     from pal_jax import graph, losses, streaming
 
     if form == "dense":
-        streaming.DENSE_ROWS = rows
+        streaming.SIZES["cpu"] = (rows, rows)
     z = jnp.asarray(np.random.default_rng(0).normal(size=(rows, WIDTH)), jnp.float32)
     g = graph.from_views(rows // 2, 2)
     step = jax.jit(jax.value_and_grad(losses.simclr)).lower(z, g).compile()

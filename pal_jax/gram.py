@@ -100,3 +100,28 @@ def _agreement_bwd(residual: Any, cotangent: Array) -> Any:
 
 agreement = jax.custom_vjp(_agreement)
 agreement.defvjp(_agreement_fwd, _agreement_bwd)
+
+
+def _moment(z: Array, g: graph_lib.Graph) -> Array:
+    """[K, K] sum_{i!=j} G_ij z_i z_j^T = Z^T G Z without the self-loops."""
+    return z.T @ (g.matmul(z) - g.diagonal()[:, None] * z)
+
+
+def _moment_fwd(z: Array, g: graph_lib.Graph) -> Any:
+    alike = g.matmul(z) - g.diagonal()[:, None] * z
+    return z.T @ alike, (z, alike, g)
+
+
+def _moment_bwd(residual: Any, cotangent: Array) -> Any:
+    z, alike, g = residual
+    if isinstance(g, graph_lib.Groups):  # symmetric: one product of N K^2 where autodiff needs two
+        gradient = alike @ (cotangent + cotangent.T)
+    else:
+        back = g.T.matmul(z) - g.diagonal()[:, None] * z
+        gradient = alike @ cotangent.T + back @ cotangent
+    _, pull_back = jax.vjp(functools.partial(_moment, z), g)
+    return gradient, *pull_back(cotangent)
+
+
+moment = jax.custom_vjp(_moment)
+moment.defvjp(_moment_fwd, _moment_bwd)

@@ -20,11 +20,10 @@ from pal_jax import graph as graph_lib
 
 Array = jax.Array
 
-# Up to here a dense N x N is small (4 MiB in float32) and as fast as tiles. Measured on CPU.
-DENSE_ROWS = 1024
-# Rows of a tile. 256 x 256 stay in a core's cache; an accelerator needs larger products.
-TILE = {"cpu": 256}
-ACCELERATOR_TILE = 2048
+# By backend: up to so many rows N x N is formed at once; beyond, tiles of so many rows. On a CPU
+# 256 x 256 stay in a core's cache. An accelerator needs larger products, and splits a dense N x N
+# over its devices, where every device works through all the tiles.
+SIZES = {"cpu": (256, 256), "other": (8192, 2048)}
 STRIP_ENTRIES = 2**22  # of a block of rows: 16 MiB in float32
 
 # exp(2 bound) must be finite in float32 for one shift to serve every row; log of its range is 88.
@@ -33,16 +32,16 @@ _NOTHING = -1e30  # the log of 0, but finite: -inf would make the gradient of an
 
 
 def log_sums(x: Array, bound: float | None = None) -> Array:
-    """[N] log sum_{k!=i} exp(x_i . x_k): dense up to DENSE_ROWS rows, in tiles beyond.
+    """[N] log sum_{k!=i} exp(x_i . x_k): dense for few rows, in tiles beyond (`SIZES`).
 
     Args:
         x: [N, K] floating, N at least 2.
         bound: a number that no |x_i . x_k| exceeds, if one is known. Below 40 one constant replaces
             the running maximum of each row, which saves an exponential a pair.
     """
-    if len(x) <= DENSE_ROWS:
+    dense_rows, tile = SIZES.get(jax.default_backend(), SIZES["other"])
+    if len(x) <= dense_rows:
         return _dense_log_sums(x)
-    tile = TILE.get(jax.default_backend(), ACCELERATOR_TILE)
     return tiled_log_sums(x, bound if bound is not None and bound < _LARGEST_BOUND else None, tile)
 
 

@@ -58,8 +58,7 @@ def test_nobody_moves_more_than_the_rows(name):
 
 
 def test_tiles_move_no_more_than_the_rows(monkeypatch):
-    monkeypatch.setattr(streaming, "DENSE_ROWS", 64)
-    monkeypatch.setattr(streaming, "TILE", {"cpu": 32})
+    monkeypatch.setattr(streaming, "SIZES", {"other": (64, 32)})
     assert max(collectives(lambda z: streaming.log_sums(z, 2.0).sum(), Z)) <= ROWS * WIDTH
 
 

@@ -59,9 +59,9 @@ def test_a_large_batch_is_tiled_and_equal_to_the_dense_one(rng, monkeypatch, tem
     def step(z, g):
         return losses.simclr(z, g, temperature=temperature)
 
+    monkeypatch.setattr(streaming, "SIZES", {"other": (300, 32)})
     dense = jax.jit(jax.value_and_grad(step))(z, g)
-    monkeypatch.setattr(streaming, "DENSE_ROWS", 100)
-    monkeypatch.setattr(streaming, "TILE", {"cpu": 32})
+    monkeypatch.setattr(streaming, "SIZES", {"other": (100, 32)})
     assert largest_array(jax.value_and_grad(step), z, g) < 300 * 300 / 4
     jax.clear_caches()  # the same function again, now in its other form
     streamed = jax.jit(jax.value_and_grad(step))(z, g)
