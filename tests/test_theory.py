@@ -1,0 +1,19 @@
+"""docs/theory.py checks its own statements; here it runs to its end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_the_theory_holds(tmp_path):
+    command = [sys.executable, "docs/theory.py", "--out", str(tmp_path)]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" = ") == 5
+    assert "<img" in (tmp_path / "theory.html").read_text()
