@@ -131,6 +131,15 @@ def test_hostile_files_are_refused_and_left_as_they_are(path, name):
         journal.answers()
 
 
+@pytest.mark.parametrize("obstacle", ["deep", "deep/answers.db.lock/x", "deep/answers.db.new/x"])
+def test_a_folder_that_cannot_be_written_gets_one_sentence(path, obstacle):
+    blocked = path.parent.parent / obstacle  # root may write anywhere: no permission stops it
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.touch()
+    with pytest.raises(UserError, match="choose a workdir"):
+        Journal(path)
+
+
 def test_a_full_disk_acknowledges_nothing(path):
     with Journal(path) as journal:
         journal.append([answer(0)])

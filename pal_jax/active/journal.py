@@ -44,17 +44,24 @@ class Journal:
         path: the file; made with its folder if there is none.
 
     Raises:
-        UserError: another process writes to it; the file is not a journal, is damaged, was made
-            by a newer pal_jax or was changed by hand. Nothing is overwritten.
+        UserError: another process writes to it; the folder cannot be made or written to; the
+            file is not a journal, is damaged, was made by a newer pal_jax or was changed by
+            hand. Nothing is overwritten.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
         with contextlib.ExitStack() as undo:
-            self._lock = undo.enter_context(contextlib.closing(_lock(self.path)))
-            if not self.path.exists():
-                _create(self.path)
-            _check_header(self.path)
+            try:
+                self._lock = undo.enter_context(contextlib.closing(_lock(self.path)))
+                if not self.path.exists():
+                    _create(self.path)
+                _check_header(self.path)
+            except (OSError, sqlite3.Error) as error:
+                raise UserError(
+                    f"the journal {self.path} cannot be opened ({error}); choose a workdir that "
+                    "can be read and written"
+                ) from error
             try:
                 self._db = undo.enter_context(contextlib.closing(_open(self.path)))
                 self._length = self._db.execute("SELECT count(*) FROM answers").fetchone()[0]
@@ -119,6 +126,8 @@ def _lock(path: pathlib.Path) -> sqlite3.Connection:
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
         lock.close()
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
         raise UserError(
             f"the journal {path} is in use by another process ({error}); stop that one first"
         ) from error
