@@ -77,6 +77,16 @@ def test_all_kinds_of_graph_have_one_optimum(rng, name, normalized):
             np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-5)
 
 
+def test_weak_invariance_also_learns_within_groups():
+    groups = graph_lib.from_groups([0, 0, 1, 1, 1, 1, 1, 2])
+    dense = np.asarray(groups, float)
+    for k in (2, 4, 6, 8):
+        z = closed_form.spectral_embedding(groups, k, loss="vicreg_squared", invariance=0.25)
+        expected = closed_form.spectral_embedding(dense, k, loss="vicreg_squared", invariance=0.25)
+        value, least = (references.vicreg_squared(rows, dense, 0.25) for rows in (z, expected))
+        np.testing.assert_allclose(value, least, rtol=1e-10, atol=1e-10)
+
+
 def test_large_sparse_graphs_are_never_dense(rng, monkeypatch):
     for kind in (graph_lib.Groups, graph_lib.Edges):
         monkeypatch.setattr(kind, "dense", None)
