@@ -1,4 +1,4 @@
-"""What the losses share about rows: dtype, blocks, products of moments, agreement on a graph."""
+"""What the losses share about rows: dtype, blocks, norms and products of their moments."""
 
 import functools
 from typing import Any
@@ -73,33 +73,6 @@ def between_samples(z: Array, views: int) -> Array:
     z_v = blocks(z, views)
     of_one_sample = jnp.square(jnp.einsum("abk,cbk->bac", z_v, z_v))  # [B, V, V]
     return squared_norm(z) - of_one_sample.sum()
-
-
-def _agreement(x: Array, weights: Array, g: graph_lib.Graph) -> Array:
-    """sum_{i!=j} weights_i G_ij x_i . x_j, with its gradient of x made at once.
-
-    A large batch then keeps one [N, K] array of it, and not four, while a loss works through all
-    pairs: 80 MiB instead of 112 at 32,768 x 128.
-    """
-    return weights @ (x * (g.matmul(x) - g.diagonal()[:, None] * x)).sum(axis=1)
-
-
-def _agreement_fwd(x: Array, weights: Array, g: graph_lib.Graph) -> Any:
-    w, loops = weights[:, None], g.diagonal()[:, None]
-    alike = g.matmul(x)
-    value = weights @ (x * (alike - loops * x)).sum(axis=1)
-    return value, (w * alike + g.T.matmul(w * x) - 2 * w * loops * x, x, weights, g)
-
-
-def _agreement_bwd(residual: Any, cotangent: Array) -> Any:
-    gradient, x, weights, g = residual
-    # Those of the weights and of the graph are autodiff's: free where nobody asks for them.
-    _, pull_back = jax.vjp(functools.partial(_agreement, x), weights, g)
-    return cotangent * gradient, *pull_back(cotangent)
-
-
-agreement = jax.custom_vjp(_agreement)
-agreement.defvjp(_agreement_fwd, _agreement_bwd)
 
 
 def _moment(z: Array, g: graph_lib.Graph) -> Array:
