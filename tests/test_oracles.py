@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import os
 import sys
 import time
 
@@ -64,9 +66,9 @@ ORACLES = {
 @pytest.mark.parametrize("name", ORACLES)
 def test_oracle_contract(name, tmp_path):
     oracle = ORACLES[name](tmp_path)
-    assert oracle([]) == []
+    assert list(oracle([])) == []
     for questions in (QUESTIONS, QUESTIONS[::-1]):  # called again; order is that of the questions
-        answers = oracle(questions)
+        answers = list(oracle(questions))
         assert [answer.question for answer in answers] == questions
         by_question = {answer.question: answer.relations for answer in TRUTH}
         assert [a.relations for a in answers] == [by_question[q] for q in questions]
@@ -87,23 +89,24 @@ def test_noise_flips_at_its_rate_and_not_sure_never():
     questions = [Question(0, (i,)) for i in range(1, n)]
     labels = np.zeros(n, int)
     labels[-1] = -1
-    answers = oracles.NoisyOracle(oracles.LabelOracle(labels), 0.2, seed=1)(questions)
+    answers = list(oracles.NoisyOracle(oracles.LabelOracle(labels), 0.2, seed=1)(questions))
     wrong = sum(answer.relations[0] is Relation.NOT_ALIKE for answer in answers)
     assert abs(wrong / n - 0.2) < 0.03
     assert answers[-1].relations == (Relation.UNKNOWN,)
 
 
 def test_noise_is_fresh_for_each_time_and_the_same_after_a_stop():
-    def new(history=()):
-        return oracles.NoisyOracle(oracles.LabelOracle(np.zeros(3, int)), 0.4, 5, history)
+    def hear(questions, history=(), seed=5):
+        zeros = oracles.LabelOracle(np.zeros(3, int))
+        return list(oracles.NoisyOracle(zeros, 0.4, seed, history)(questions))
 
     questions = [Question(0, (1,)), Question(1, (0,)), Question(0, (2, 1))] * 20
-    whole = new()(questions)
+    whole = hear(questions)
     assert len({answer.relations for answer in whole[::3]}) == 2  # one pair, several answers
     for stop in (1, 17):
-        rest = new(whole[:stop])(questions[stop:])
+        rest = hear(questions[stop:], whole[:stop])
         assert whole[:stop] + rest == whole
-    assert oracles.NoisyOracle(oracles.LabelOracle(np.zeros(3, int)), 0.4, 6)(questions) != whole
+    assert hear(questions, seed=6) != whole
 
 
 @pytest.mark.parametrize("flip", [-0.1, 0.5, 1.0, float("nan")])
@@ -157,24 +160,25 @@ FIRST_ONLY = 'import sys; print(\'{"relations": ["alike", "not alike"]}\', flush
 def test_what_a_program_said_before_it_failed_is_kept(tmp_path, text, message):
     timeout = 0.5 if "sleep" in text else 20.0
     start = time.monotonic()
-    with pytest.raises(oracles.OracleError, match=message) as caught:
-        program(text, tmp_path, timeout=timeout)(QUESTIONS)
-    assert [answer.question for answer in caught.value.answers] == QUESTIONS[:1]
-    assert caught.value.answers[0].relations == TRUTH[0].relations
+    heard = []
+    with pytest.raises(oracles.OracleError, match=message):
+        heard.extend(program(text, tmp_path, timeout=timeout)(QUESTIONS))
+    assert [answer.question for answer in heard] == QUESTIONS[:1]
+    assert heard[0].relations == TRUTH[0].relations
     assert time.monotonic() - start < 15
 
 
 def test_a_program_that_reads_nothing_does_not_block(tmp_path):
     many = [Question(i, (i + 1,)) for i in range(20_000)]  # more than a pipe holds
     with pytest.raises(oracles.OracleError, match="took more than"):
-        program("import time; time.sleep(60)", tmp_path, timeout=0.5)(many)
+        list(program("import time; time.sleep(60)", tmp_path, timeout=0.5)(many))
 
 
 def test_a_program_that_leaves_a_child_behind_does_not_block(tmp_path):
     text = "import subprocess; subprocess.Popen(['sleep', '60'])"  # it holds our pipes open
     start = time.monotonic()
     with pytest.raises(oracles.OracleError, match="took more than"):
-        program(text, tmp_path, timeout=0.5)(QUESTIONS)
+        list(program(text, tmp_path, timeout=0.5)(QUESTIONS))
     assert time.monotonic() - start < 30
 
 
@@ -182,7 +186,60 @@ def test_a_program_that_leaves_a_child_behind_does_not_block(tmp_path):
 def test_commands_that_cannot_run_get_one_sentence(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
-        oracles.ProgramOracle(command)(QUESTIONS)
+        list(oracles.ProgramOracle(command)(QUESTIONS))
     assert not (tmp_path / "x").exists()  # no shell was involved
-    with pytest.raises(UserError):
-        oracles.ProgramOracle("true", timeout=0.0)
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf"), 1e300])
+def test_a_timeout_that_no_clock_can_wait_is_refused(timeout):
+    with pytest.raises(UserError, match="finite"):
+        oracles.ProgramOracle("true", timeout=timeout)
+
+
+def test_each_answer_of_a_program_is_heard_before_it_gives_the_next(tmp_path):
+    text = PROGRAM + "    import time; time.sleep(0.3)\n"  # after each answer
+    start = time.monotonic()
+    answers = program(text, tmp_path)(QUESTIONS * 100)
+    assert next(answers) == dataclasses.replace(TRUTH[0], oracle="program")
+    assert next(answers).question == QUESTIONS[1]
+    answers.close()  # no more are wanted: the program is stopped, not waited for
+    assert time.monotonic() - start < 15
+
+
+def test_noise_is_heard_answer_by_answer():
+    def two(questions):
+        yield TRUTH[0]
+        raise RuntimeError("the line is dead")
+
+    answers = oracles.NoisyOracle(two, 0.0, 0)(QUESTIONS)
+    assert next(answers).question == QUESTIONS[0]
+
+
+def test_a_program_ends_by_itself_after_its_last_answer(tmp_path):
+    done = tmp_path / "done"
+    text = PROGRAM + f"import time; time.sleep(0.5); open({str(done)!r}, 'w').close()"
+    assert len(list(program(text, tmp_path)(QUESTIONS))) == 3
+    assert done.exists()
+
+
+def test_a_program_that_never_ends_or_falls_silent_is_killed(tmp_path):
+    pid = tmp_path / "pid"
+    begin = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
+    start = time.monotonic()
+    text = begin + PROGRAM + "\nwhile True: print('more and more', flush=True)"
+    assert len(list(program(text, tmp_path, timeout=2.0)(QUESTIONS))) == 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    text = begin + "import sys, time; os.close(1); time.sleep(60)"
+    with pytest.raises(oracles.OracleError, match="closed its output before answer 1"):
+        list(program(text, tmp_path, timeout=2.0)(QUESTIONS))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    assert time.monotonic() - start < 20
+
+
+def test_a_grandchild_that_escaped_and_holds_the_pipe_does_not_block(tmp_path):
+    escape = "import subprocess; subprocess.Popen(['sleep', '20'], start_new_session=True)\n"
+    start = time.monotonic()
+    assert len(list(program(escape + PROGRAM, tmp_path)(QUESTIONS))) == 3
+    assert time.monotonic() - start < 15

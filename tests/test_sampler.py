@@ -1,15 +1,18 @@
 import json
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from pal_jax.active import strategies
+from pal_jax.active import geometry, strategies
+from pal_jax.active.geometry import check_embeddings
 from pal_jax.active.journal import Journal
 from pal_jax.active.oracles import LabelOracle, NoisyOracle, OracleError
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.sampler import Sampler, number_by_size
+from pal_jax.active.stopping import Audit
 from pal_jax.errors import UserError
 
 STRATEGIES = [strategies.random_pairs, strategies.most_informative]
@@ -26,12 +29,11 @@ class Counting:
         self.fail_after = fail_after
 
     def __call__(self, questions):
-        given = questions[: max(0, self.fail_after - len(self.asked))]
-        answers = self.oracle(given)
-        self.asked += given
-        if len(given) < len(questions):
-            raise OracleError("the line is dead", answers)
-        return answers
+        for question in questions:
+            if len(self.asked) == self.fail_after:
+                raise OracleError("the line is dead")
+            self.asked.append(question)
+            yield from self.oracle([question])
 
 
 def pairs(answers) -> list[frozenset[int]]:
@@ -48,9 +50,9 @@ def test_budget_is_spent_and_never_exceeded(strategy, at_once, candidates):
     assert told == sampler.spent == sum(len(q.candidates) for q in oracle.asked) == 23
     assert sampler.left == 0
     assert sampler.propose(Z, 5) == []
-    assert sampler.audit(oracle, Z, 5).judgements == 0
+    assert sampler.audit(oracle, Z, 5) is None
     assert [answer.question for answer in sampler.answers] == oracle.asked
-    with pytest.raises(UserError, match="budget"):
+    with pytest.raises(UserError, match=r"new workdir with a larger asking\.budget"):
         sampler.tell(LabelOracle(LABELS)([Question(0, (1,))]))
 
 
@@ -59,6 +61,15 @@ def test_ask_counts_questions_and_returns_judgements():
     oracle = Counting()
     assert sampler.ask(oracle, Z, 4) == sum(len(q.candidates) for q in oracle.asked)
     assert len(oracle.asked) == 4
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize("candidates", [1, 5])
+def test_ask_buys_no_more_judgements_than_it_may(at_once, candidates):
+    sampler = Sampler(48, budget=30, candidates=candidates)
+    for judgements, told in [(7, 7), (0, 0), (-3, 0), (8, 8), (100, 15)]:
+        assert sampler.ask(Counting(), Z, 99, at_once=at_once, judgements=judgements) == told
+    assert sampler.spent == 30
 
 
 @pytest.mark.parametrize("where", ["memory", "journal"])
@@ -114,6 +125,60 @@ def test_a_run_stopped_inside_a_batch_of_questions_buys_only_the_rest(tmp_path):
         sampler.ask(oracle, Z, 20, at_once=10)
         assert sampler.answers == whole.answers == journal.answers()
         assert len(oracle.asked) == 6
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OracleError])
+def test_what_an_oracle_said_before_it_failed_is_told(tmp_path, error):
+    def oracle(questions):
+        yield from LabelOracle(LABELS)(questions[:19])
+        raise error("at question 20")
+
+    with Journal(tmp_path / "j") as journal:
+        sampler = Sampler(48, budget=60, journal=journal)
+        with pytest.raises(error):
+            sampler.ask(oracle, Z, 20, at_once=20)
+        assert sampler.spent == len(journal) == 19
+        assert sampler.answers == journal.answers()
+
+
+def test_kill_minus_nine_at_answer_20_of_20_loses_none_of_the_19(tmp_path):
+    code = """
+import os, signal, sys
+import numpy as np
+from pal_jax.active.journal import Journal
+from pal_jax.active.oracles import LabelOracle
+from pal_jax.active.sampler import Sampler
+
+def oracle(questions):
+    yield from LabelOracle(np.arange(48) % 4)(questions[:19])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+z = np.random.default_rng(0).normal(size=(48, 5))
+Sampler(48, budget=60, journal=Journal(sys.argv[1])).ask(oracle, z, 20, at_once=20)
+"""
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "j")], timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    with Journal(tmp_path / "j") as journal:
+        assert len(journal) == 19
+
+
+@pytest.mark.parametrize("use", ["ask", "judgements", "audit"])
+def test_answers_bought_elsewhere_leave_fewer_to_buy(tmp_path, use):
+    with Journal(tmp_path / "j") as journal:
+        Sampler(48, budget=20, journal=journal, seed=1).ask(Counting(), Z, 12)
+        sampler = Sampler(48, budget=20, journal=journal, seed=2,
+                          strategy=strategies.random_pairs)  # fmt: skip
+        oracle = Counting()
+        if use == "ask":
+            assert sampler.ask(oracle, Z, 15, at_once=15) == 20
+        elif use == "judgements":
+            assert sampler.ask(oracle, Z, 15, at_once=15, judgements=15) == 15
+        else:
+            audit = sampler.audit(oracle, Z, 15)
+            assert audit is not None
+            assert audit.judgements == len(oracle.asked) == 8
+        assert len(oracle.asked) == sampler.spent - 12
+        assert sampler.answers == journal.answers()
 
 
 def test_answers_of_another_course_of_events_are_neither_lost_nor_asked_again(tmp_path):
@@ -176,6 +241,64 @@ def test_an_oracle_that_answers_something_else_is_refused():
         with pytest.raises(UserError, match="each question"):
             sampler.ask(oracle, Z, 2)
         assert sampler.spent == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda answers: answers[:3], 3),  # too few
+        (lambda answers: answers + answers[-1:], 5),  # too many
+        (lambda answers: answers[:2] + answers[:1:-1], 2),  # out of order
+    ],
+)
+def test_answers_in_their_order_count_up_to_the_first_that_is_not(change, told):
+    closed = []
+
+    def oracle(questions):
+        try:
+            yield from change(LabelOracle(LABELS)(questions))
+        finally:
+            closed.append(True)
+
+    sampler = Sampler(48, budget=10)
+    with pytest.raises(UserError, match="each question"):
+        sampler.ask(oracle, Z, 5, at_once=5)
+    assert sampler.spent == told
+    assert closed  # at once, so that a program behind it is stopped
+
+
+def test_an_embedding_seen_last_is_not_checked_again(monkeypatch):
+    checked = []
+
+    def check(embeddings, n):
+        checked.append(n)
+        return check_embeddings(embeddings, n)
+
+    monkeypatch.setattr(geometry, "check_embeddings", check)
+    z = Z.copy()
+    sampler = Sampler(48, budget=40)
+    sampler.ask(Counting(), z, 5)
+    assert len(checked) == 1  # an array that can be written to: once a call
+    z.setflags(write=False)
+    sampler.ask(Counting(), z, 5)
+    sampler.ask(Counting(), z, 5)
+    sampler.partition(z)
+    sampler.propose(z, 1)
+    assert len(checked) == 2
+    assert sampler._geometry_of(Z) is sampler._geometry_of(z)  # another object, same content
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_an_embedding_changed_in_place_is_seen(view):
+    z = Z.copy()
+    given = z[:] if view else z
+    given.setflags(write=not view)  # a read-only view does not keep its base from changing
+    sampler = Sampler(48, budget=0)
+    before = sampler.partition(given)
+    z[:] = np.random.default_rng(1).permutation(Z)
+    after = sampler.partition(given)
+    assert not np.array_equal(before.groups, after.groups)
+    np.testing.assert_array_equal(after.groups, Sampler(48, budget=0).partition(z).groups)
 
 
 def test_partition_without_an_answer_comes_from_the_embedding():
@@ -286,8 +409,16 @@ def test_audit_teaches_counts_and_is_right_about_a_bad_partition():
     z = np.random.default_rng(5).normal(size=(48, 5))  # says nothing about the labels
     sampler = Sampler(48, budget=40)
     audit = sampler.audit(Counting(), z, 30)
+    assert audit is not None
     assert audit.judgements == sampler.spent == 30
     assert audit.estimated_accuracy_low < audit.estimated_accuracy < 0.7
+
+
+def test_an_audit_that_nothing_could_be_bought_for_says_nothing():
+    assert Sampler(48, budget=0).audit(Counting(), Z, 30) is None
+    assert Sampler(48, budget=9).audit(Counting(), Z, 0) is None
+    audit = Sampler(48, budget=0, known=LABELS).audit(Counting(), Z, 30)  # nothing is unknown
+    assert audit == Audit(1.0, 1.0, 0)
 
 
 def test_the_asking_side_never_imports_jax():

@@ -10,7 +10,7 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,17 @@ import numpy as np
 from pal_jax.active.questions import (
     Answer,
     Oracle,
+    Pair,
     Question,
     Relation,
     answer_from_dict,
+    ordered,
     question_to_dict,
 )
 from pal_jax.errors import UserError
 
 _LONGEST_LINE = 1 << 20  # characters; a program that never ends its line fills no memory
+_LAST_WORDS = 5.0  # seconds a program has to end by itself after its last answer
 _OPPOSITE = {
     Relation.ALIKE: Relation.NOT_ALIKE,
     Relation.NOT_ALIKE: Relation.ALIKE,
@@ -34,11 +37,7 @@ _OPPOSITE = {
 
 
 class OracleError(UserError):
-    """An oracle stopped half-way; `answers` are those it gave before, for the first questions."""
-
-    def __init__(self, message: str, answers: Sequence[Answer] = ()):
-        super().__init__(message)
-        self.answers = list(answers)
+    """An oracle cannot answer, or stopped half-way; the answers it gave before it did so count."""
 
 
 class LabelOracle:
@@ -99,21 +98,22 @@ class NoisyOracle:
         self.flip = flip
         self.seed = seed
         self.name = name
-        self._asked: collections.Counter[tuple[int, int]] = collections.Counter()
+        self._asked: collections.Counter[Pair] = collections.Counter()
         for answer in history:
-            self._asked.update(_pair(i, j) for i, j, _ in answer.judgements)
+            self._asked.update(ordered(i, j) for i, j, _ in answer.judgements)
 
-    def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
-        return [self._garble(answer) for answer in self.oracle(questions)]
+    def __call__(self, questions: Sequence[Question], /) -> Generator[Answer, None, None]:
+        for answer in self.oracle(questions):
+            yield self._garble(answer)
 
     def _garble(self, answer: Answer) -> Answer:
         relations = tuple(
-            _OPPOSITE[relation] if self._flips(_pair(i, j)) else relation
+            _OPPOSITE[relation] if self._flips(ordered(i, j)) else relation
             for i, j, relation in answer.judgements
         )
         return Answer(answer.question, relations, self.name)
 
-    def _flips(self, pair: tuple[int, int]) -> bool:
+    def _flips(self, pair: Pair) -> bool:
         before = self._asked[pair]
         self._asked[pair] += 1
         return np.random.default_rng([self.seed, *pair, before]).random() < self.flip
@@ -131,11 +131,11 @@ class FileOracle:
 
     def __init__(self, path: str | os.PathLike[str], name: str = "file"):
         self.name = name
-        self._votes: collections.Counter[tuple[int, int]] = collections.Counter()
+        self._votes: collections.Counter[Pair] = collections.Counter()
         value = {Relation.ALIKE: 1, Relation.NOT_ALIKE: -1, Relation.UNKNOWN: 0}
         for answer in read_answers(path):
             for i, j, relation in answer.judgements:
-                self._votes[_pair(i, j)] += value[relation]
+                self._votes[ordered(i, j)] += value[relation]
 
     def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
         return [
@@ -145,7 +145,7 @@ class FileOracle:
         ]  # fmt: skip
 
     def _relation(self, i: int, j: int) -> Relation:
-        votes = self._votes.get(_pair(i, j), 0)
+        votes = self._votes.get(ordered(i, j), 0)
         if votes == 0:
             return Relation.UNKNOWN
         return Relation.ALIKE if votes > 0 else Relation.NOT_ALIKE
@@ -158,18 +158,20 @@ class ProgramOracle:
     {"anchor": 3, "candidates": [5, 8], "names": ["d.png", "f.png", "i.png"]}, until that is
     closed, and writes one answer a line to its standard output, in the same order:
     {"relations": ["alike", "not sure"]}. "anchor" and "candidates" may be repeated and must then
-    be those of the question. Each line counts as soon as it is read. Its standard error goes to
-    ours. No shell is involved.
+    be those of the question. Each line counts as soon as it is read; after the last one the
+    program has 5 seconds (or `timeout`, if less) to end by itself before it is killed, with what
+    it started. Its standard error goes to ours. No shell is involved.
 
     Args:
         command: the program and its arguments, as one would type them.
-        timeout: seconds that it may take for each answer; then it is stopped.
+        timeout: finite seconds that it may take for each answer; then it is killed.
         names: [n] what the program knows the samples by, such as the files of a folder; a
             question then names its anchor and its candidates, in this order. None: no "names".
 
     Raises:
-        OracleError: it cannot be started, is too slow, ends early or writes something else.
-            `answers` holds what it said before.
+        UserError: the command cannot be read, or the timeout is out of range.
+        OracleError: it cannot be started, is too slow, ends early or writes something else; all
+            while its answers are read.
     """
 
     def __init__(
@@ -185,17 +187,40 @@ class ProgramOracle:
             raise UserError(f"the command {command!r} cannot be read: {error}") from error
         if not self.command:
             raise UserError("the program oracle needs a command, such as 'python answer.py'")
-        if not timeout > 0:
-            raise UserError(f"the timeout of the program oracle is in seconds, not {timeout}")
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise UserError(
+                f"the timeout of the program oracle is in seconds, finite and above 0, not "
+                f"{timeout}; an hour is 3600"
+            )
         self.timeout = timeout
         self.names = names
         self.name = name
 
-    def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
+    def __call__(self, questions: Sequence[Question], /) -> Generator[Answer, None, None]:
         if not questions:
-            return []
+            return
+        asked = [json.dumps(self._describe(question)) for question in questions]
+        process = self._start()
+        # Writing and reading are threads: either may block for ever in the other program.
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threads = [
+            threading.Thread(target=_feed, args=(process, asked), daemon=True),
+            threading.Thread(target=_drain, args=(process, lines, len(asked)), daemon=True),
+        ]
         try:
-            process = subprocess.Popen(
+            for thread in threads:
+                thread.start()
+            yield from self._listen(process, lines, questions)
+            self._exit_code(process)
+        finally:  # also when the caller wants no more answers
+            _end(process)
+            for thread in threads:
+                # A grandchild in a session of its own outlives this and may hold our pipes.
+                thread.join(timeout=1.0)
+
+    def _start(self) -> subprocess.Popen[str]:
+        try:
+            return subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -206,22 +231,11 @@ class ProgramOracle:
             )
         except OSError as error:
             raise OracleError(f"{self.command[0]!r} cannot be started: {error}") from error
-        asked = [json.dumps(self._describe(question)) for question in questions]
-        # Writing and reading are threads: either may block for ever in the other program.
-        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threads = [
-            threading.Thread(target=_feed, args=(process, asked), daemon=True),
-            threading.Thread(target=_drain, args=(process, lines), daemon=True),
-        ]
-        with process:
-            try:
-                for thread in threads:
-                    thread.start()
-                return self._listen(process, lines, questions)
-            finally:
-                _end(process)
-                for thread in threads:
-                    thread.join()
+
+    def _exit_code(self, process: subprocess.Popen[str]) -> int | None:
+        """Of a program that has said all; None when it does not end soon."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(min(_LAST_WORDS, self.timeout))
 
     def _describe(self, question: Question) -> dict[str, Any]:
         described = question_to_dict(question)
@@ -235,26 +249,24 @@ class ProgramOracle:
         process: subprocess.Popen[str],
         lines: "queue.SimpleQueue[str | None]",
         questions: Sequence[Question],
-    ) -> list[Answer]:
-        answers: list[Answer] = []
-        for question in questions:
-            number = f"answer {len(answers) + 1} of {len(questions)}"
+    ) -> Iterator[Answer]:
+        for position, question in enumerate(questions, 1):
+            number = f"answer {position} of {len(questions)}"
             try:
                 line = lines.get(timeout=self.timeout)
             except queue.Empty:
                 raise OracleError(
-                    f"{self.command[0]!r} took more than {self.timeout:g} s for {number}", answers
+                    f"{self.command[0]!r} took more than {self.timeout:g} s for {number}"
                 ) from None
             if line is None:
-                raise OracleError(
-                    f"{self.command[0]!r} ended with exit code {process.wait()} before {number}",
-                    answers,
-                )
+                code = self._exit_code(process)
+                how = "closed its output" if code is None else f"ended with exit code {code}"
+                raise OracleError(f"{self.command[0]!r} {how} before {number}")
             try:
-                answers.append(self._parse(question, line))
+                answer = self._parse(question, line)
             except UserError as error:
-                raise OracleError(f"{self.command[0]!r}, {number}: {error}", answers) from error
-        return answers
+                raise OracleError(f"{self.command[0]!r}, {number}: {error}") from error
+            yield answer
 
     def _parse(self, question: Question, line: str) -> Answer:
         try:
@@ -298,10 +310,16 @@ def _feed(process: subprocess.Popen[str], asked: Sequence[str]) -> None:
             stdin.flush()
 
 
-def _drain(process: subprocess.Popen[str], lines: "queue.SimpleQueue[str | None]") -> None:
+def _drain(
+    process: subprocess.Popen[str], lines: "queue.SimpleQueue[str | None]", count: int
+) -> None:
+    """The first `count` lines, then None; more are read, as they would block it, and dropped."""
     assert process.stdout is not None
-    while line := process.stdout.readline(_LONGEST_LINE):
-        lines.put(line)
+    with process.stdout as stdout:  # closed here: elsewhere that would wait for this thread
+        while line := stdout.readline(_LONGEST_LINE):
+            if count > 0:
+                lines.put(line)
+                count -= 1
     lines.put(None)
 
 
@@ -312,7 +330,4 @@ def _end(process: subprocess.Popen[str]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
-
-
-def _pair(i: int, j: int) -> tuple[int, int]:
-    return (i, j) if i < j else (j, i)
+    process.wait()

@@ -3,10 +3,12 @@
 import dataclasses
 import enum
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pal_jax.errors import UserError
+
+Pair = tuple[int, int]  # two sample or group ids, the smaller first
 
 
 class Relation(enum.Enum):
@@ -79,9 +81,18 @@ class Answer:
 
 
 class Oracle(Protocol):
-    """Whatever answers: one answer for each question, in the order of the questions."""
+    """Whatever answers: one answer for each question, in the order of the questions.
 
-    def __call__(self, questions: Sequence[Question], /) -> list[Answer]: ...
+    Each answer counts as soon as it is handed out, so an oracle that takes its time, or may fail,
+    is best a generator; where answers come at once, a list will do.
+    """
+
+    def __call__(self, questions: Sequence[Question], /) -> Iterable[Answer]: ...
+
+
+def ordered(i: int, j: int) -> Pair:
+    """The pair of i and j, however they are given."""
+    return (i, j) if i < j else (j, i)
 
 
 def question_to_dict(question: Question) -> dict[str, Any]:

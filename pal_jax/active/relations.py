@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from pal_jax.active.questions import Answer, Relation
+from pal_jax.active.questions import Answer, Pair, Relation, ordered
 from pal_jax.errors import UserError
-
-Pair = tuple[int, int]  # two sample or group ids, the smaller first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Relations:
         """Takes them in; O(judgements) unless one of them disagrees with those before."""
         for answer in answers:
             for i, j, relation in answer.judgements:
-                self._votes[_pair(i, j)].append((self._length, relation))
+                self._votes[ordered(i, j)].append((self._length, relation))
                 self._extend(i, j, relation)
             self._length += 1
 
@@ -95,7 +93,7 @@ class Relations:
 
     def votes(self, i: int, j: int) -> int:
         """How often this very pair was called alike, less how often not alike."""
-        return sum(_VOTE[relation] for _, relation in self._votes.get(_pair(i, j), ()))
+        return sum(_VOTE[relation] for _, relation in self._votes.get(ordered(i, j), ()))
 
     def pairs(self) -> Iterable[Pair]:
         """All pairs that were ever asked about, in the order of their first answer."""
@@ -103,7 +101,7 @@ class Relations:
 
     def asked(self, i: int, j: int) -> int:
         """How often this very pair was asked, "not sure" included."""
-        return len(self._votes.get(_pair(i, j), ()))
+        return len(self._votes.get(ordered(i, j), ()))
 
     def unsure(self) -> list[Pair]:
         """The pairs that were called "not sure", as often as they were."""
@@ -144,7 +142,7 @@ class Relations:
     def _extend(self, i: int, j: int, relation: Relation) -> None:
         """One more vote; nothing to do once a disagreement has made the state stale."""
         if relation is Relation.UNKNOWN:
-            self._unsure.append(_pair(i, j))
+            self._unsure.append(ordered(i, j))
             return
         if not self._consistent:
             self._stale = True
@@ -161,7 +159,7 @@ class Relations:
             self._stale = True
 
     def _join(self, a: int, b: int) -> None:
-        keep, drop = _pair(a, b)
+        keep, drop = ordered(a, b)
         self._parent[drop] = keep
         self._label[keep] = max(self._label[keep], self._label[drop])
         for other, votes in self._apart.pop(drop, {}).items():
@@ -190,7 +188,7 @@ class Relations:
                 between.forget(a, b)
             else:
                 self._join(a, b)
-                between.join(*_pair(a, b))
+                between.join(*ordered(a, b))
         for a, b, votes in between.negative():
             self._separate(a, b, votes)
 
@@ -242,7 +240,7 @@ class _Between:
     def add(self, a: int, b: int, vote: int, position: int) -> None:
         total = self._sums[a].get(b, 0) + vote
         self._sums[a][b] = self._sums[b][a] = total
-        pair = _pair(a, b)
+        pair = ordered(a, b)
         first = self._first[pair] = min(position, self._first.get(pair, position))
         if total > 0:
             heapq.heappush(self._heap, (-total, first, pair))
@@ -260,7 +258,7 @@ class _Between:
         for other, total in self._sums.pop(drop).items():
             del self._sums[other][drop]
             if other != keep:
-                self.add(keep, other, total, self._first[_pair(drop, other)])
+                self.add(keep, other, total, self._first[ordered(drop, other)])
 
     def forget(self, a: int, b: int) -> None:
         del self._sums[a][b], self._sums[b][a]
@@ -275,10 +273,6 @@ class _Between:
 
 
 _VOTE = {Relation.ALIKE: 1, Relation.NOT_ALIKE: -1, Relation.UNKNOWN: 0}
-
-
-def _pair(i: int, j: int) -> Pair:
-    return (i, j) if i < j else (j, i)
 
 
 def _known_groups(n: int, known: np.ndarray | None) -> np.ndarray:

@@ -2,17 +2,15 @@
 
 import collections
 import dataclasses
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from pal_jax.active import batches, stopping
 from pal_jax.active.batches import Batch
-from pal_jax.active.geometry import Geometry, check_embeddings
+from pal_jax.active.geometry import Geometry, LastGeometry
 from pal_jax.active.journal import Journal
-from pal_jax.active.oracles import OracleError
 from pal_jax.active.posterior import infer, likely_groups
 from pal_jax.active.questions import (
     Answer,
@@ -26,6 +24,7 @@ from pal_jax.active.strategies import Knowledge, Strategy, most_informative
 from pal_jax.errors import UserError
 
 _BATCH, _PROPOSAL = 0, 1  # streams of random numbers that never meet
+_NOT_IN_ORDER = "the oracle did not answer each question once, in their order"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Sampler:
         self.related = related
         self._known = known
         self._journal = journal
-        self._geometry: tuple[bytes, Geometry] | None = None
+        self._geometry_of = LastGeometry(n)
         self._restart()
         self._pending = self._unseen(0)
 
@@ -119,7 +118,7 @@ class Sampler:
             embeddings: [n, d] finite numbers.
         """
         self._tell_pending()
-        return self._propose(embeddings, count)
+        return self._propose(self._geometry_of(embeddings), count, self.left)
 
     def tell(self, answers: Sequence[Answer]) -> None:
         """Writes the answers to the journal, then learns from them; all or none.
@@ -132,29 +131,51 @@ class Sampler:
         self._tell_pending()
         self._tell(answers)
 
-    def ask(self, oracle: Oracle, embeddings: np.ndarray, count: int, *, at_once: int = 1) -> int:
+    def ask(
+        self,
+        oracle: Oracle,
+        embeddings: np.ndarray,
+        count: int,
+        *,
+        at_once: int = 1,
+        judgements: int | None = None,
+    ) -> int:
         """Proposes up to `count` questions, has them answered and learns; judgements told.
+
+        Each answer is told, and with a journal on disk, before the oracle is asked for the next;
+        whatever stops the oracle, those before it count.
 
         Args:
             oracle: answers what no pending answer settles.
-            embeddings: [n, d] finite numbers.
+            embeddings: [n, d] finite numbers. Checked and hashed once a call; a read-only array
+                that is handed in again is known at once.
             at_once: questions proposed together, before any of their answers is known. 1 needs
                 fewest answers; more suit an oracle that is slow to start or that is several.
+            judgements: at most so many are bought; the last question may lose candidates for
+                it. None: all that are left. Only pending answers, bought already, may exceed it.
 
         Raises:
-            OracleError: the oracle stopped half-way; its answers up to there were told.
+            UserError: the oracle did not answer each question once, in their order, or whatever
+                else it raises, such as `OracleError`.
         """
-        before = self._spent
-        while count > 0 and (questions := self._propose(embeddings, min(at_once, count))):
-            self._buy(oracle, questions)
+        geometry = self._geometry_of(embeddings)
+        start = self._spent
+        end = self.budget if judgements is None else min(self.budget, start + judgements)
+        while count > 0 and (
+            questions := self._propose(geometry, min(at_once, count), end - self._spent)
+        ):
+            self._buy(oracle, questions, end)
             count -= len(questions)
-        return self._spent - before
+        return self._spent - start
 
-    def audit(self, oracle: Oracle, embeddings: np.ndarray, count: int) -> stopping.Audit:
+    def audit(self, oracle: Oracle, embeddings: np.ndarray, count: int) -> stopping.Audit | None:
         """Buys up to `count` judgements on random samples; they teach like any other.
 
-        The result is about the partition as it was before them. See `stopping.Audit` for what
-        it cannot see.
+        The result is about the partition as it was before them, and rests on the questions that
+        were answered. See `stopping.Audit` for what it cannot see.
+
+        Returns:
+            None when there was something to audit and no judgement could be bought for it.
         """
         partition = self.partition(embeddings)
         geometry = self._geometry_of(embeddings)
@@ -162,10 +183,10 @@ class Sampler:
         questions, unknown = stopping.audit_questions(
             partition.groups, centrality, self._relations, min(count, self.left), self._rng()
         )
-        told = len(self._answers)
-        self._buy(oracle, questions)
-        by_question = {answer.question: answer for answer in self._answers[told:]}
-        relations = [by_question[question].relations[0] for question in questions]
+        answers = self._buy(oracle, questions, self.budget)
+        if unknown and not answers:
+            return None
+        relations = [answer.relations[0] for answer in answers]
         return stopping.audit_result(relations, unknown, self.n, self._error())
 
     def partition(self, embeddings: np.ndarray) -> Partition:
@@ -239,14 +260,6 @@ class Sampler:
         self._check(answers)
         return collections.deque(answers)
 
-    def _geometry_of(self, embeddings: np.ndarray) -> Geometry:
-        """Kept for the last embedding, recognised by its content."""
-        z = check_embeddings(embeddings, self.n)
-        content = hashlib.blake2b(z.tobytes()).digest()
-        if self._geometry is None or self._geometry[0] != content:
-            self._geometry = (content, Geometry(z))
-        return self._geometry[1]
-
     def _error(self) -> float:
         """The error rate as given, or what the answers make of a guess of 1 in 20."""
         if self.error_rate is not None:
@@ -258,41 +271,45 @@ class Sampler:
         self._proposals += 1
         return np.random.default_rng([self.seed, _PROPOSAL, self._proposals])
 
-    def _propose(self, embeddings: np.ndarray, count: int) -> list[Question]:
-        geometry = self._geometry_of(embeddings)
-        count = min(count, self.left)
+    def _propose(self, geometry: Geometry, count: int, judgements: int) -> list[Question]:
+        count = min(count, judgements)
         if count <= 0:
             return []
         knowledge = Knowledge(geometry, self._relations, self.candidates, self._error())
-        questions = []
-        left = self.left
-        for question in self.strategy(knowledge, count, self._rng()):
-            if left:
-                question = Question(question.anchor, question.candidates[:left])
-                questions.append(question)
-                left -= len(question.candidates)
-        return questions
+        return _cut(self.strategy(knowledge, count, self._rng()), judgements)
 
-    def _buy(self, oracle: Oracle, questions: list[Question]) -> None:
-        """Pending answers first, as long as they are to these very questions."""
-        rest = collections.deque(questions)
-        taken = []
-        while rest and self._pending and self._pending[0].question == rest[0]:
-            taken.append(self._pending.popleft())
-            rest.popleft()
-        self._learn(taken)
-        if rest and self._pending:  # another run than this one bought them: they count all the same
-            self._tell_pending()
-        if not rest:
-            return
+    def _buy(self, oracle: Oracle, questions: Sequence[Question], end: int) -> list[Answer]:
+        """Has the first of them answered, until `end` judgements are spent; their answers.
+
+        Pending answers first, as long as they are to these very questions. If they are not,
+        another run than this one bought them; they count all the same.
+        """
+        told = []
+        while len(told) < len(questions) and self._pending:
+            if self._pending[0].question != questions[len(told)]:
+                self._tell_pending()
+                break
+            told.append(self._pending.popleft())
+            self._learn(told[-1:])
+        questions = _cut(questions[len(told) :], end - self._spent)
+        return told + self._hear(oracle, questions) if questions else told
+
+    def _hear(self, oracle: Oracle, questions: list[Question]) -> list[Answer]:
+        """Tells each answer as it comes, so that nothing the oracle does later can lose it."""
+        told = []
+        answers = oracle(questions)
         try:
-            answers = oracle(list(rest))
-        except OracleError as error:
-            self._tell(error.answers)
-            raise
-        if [answer.question for answer in answers] != list(rest):
-            raise UserError("the oracle did not answer each question once, in their order")
-        self._tell(answers)
+            for answer in answers:
+                if len(told) == len(questions) or answer.question != questions[len(told)]:
+                    raise UserError(_NOT_IN_ORDER)
+                self._tell([answer])
+                told.append(answer)
+        finally:
+            if isinstance(answers, Generator):  # it may hold a program that is to be stopped now
+                answers.close()
+        if len(told) < len(questions):
+            raise UserError(_NOT_IN_ORDER)
+        return told
 
     def _tell_pending(self) -> None:
         pending = list(self._pending)
@@ -305,7 +322,8 @@ class Sampler:
         if cost > self.left:
             raise UserError(
                 f"{cost} judgements were told and {self.left} of the budget of {self.budget} are "
-                "left; raise the budget"
+                "left; start a new workdir with a larger asking.budget; oracle.name=file can "
+                "reuse answers.jsonl"
             )
         if answers and self._journal is not None:
             self._journal.append(answers)
@@ -323,6 +341,17 @@ class Sampler:
         self._relations.add(answers)
         self._answers.extend(answers)
         self._spent += sum(len(answer.relations) for answer in answers)
+
+
+def _cut(questions: Iterable[Question], judgements: int) -> list[Question]:
+    """The first of them, for at most so many judgements; the last one may lose candidates."""
+    fitting = []
+    for question in questions:
+        if judgements <= 0:
+            break
+        fitting.append(Question(question.anchor, question.candidates[:judgements]))
+        judgements -= len(fitting[-1].candidates)
+    return fitting
 
 
 def number_by_size(groups: np.ndarray) -> np.ndarray:
