@@ -288,13 +288,14 @@ def test_an_embedding_seen_last_is_not_checked_again(monkeypatch):
     assert sampler._geometry_of(Z) is sampler._geometry_of(z)  # another object, same content
 
 
-@pytest.mark.parametrize("view", [False, True])
-def test_an_embedding_changed_in_place_is_seen(view):
+@pytest.mark.parametrize(("view", "write"), [(False, True), (False, False), (True, False)])
+def test_an_embedding_changed_in_place_is_seen(view, write):
     z = Z.copy()
     given = z[:] if view else z
-    given.setflags(write=not view)  # a read-only view does not keep its base from changing
+    given.setflags(write=write)  # a read-only view does not keep its base from changing
     sampler = Sampler(48, budget=0)
     before = sampler.partition(given)
+    z.setflags(write=True)
     z[:] = np.random.default_rng(1).permutation(Z)
     after = sampler.partition(given)
     assert not np.array_equal(before.groups, after.groups)
