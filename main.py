@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from pal_jax.errors import Interrupted, UserError
+from pal_jax.signals import stop_on_signals
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, for example configs/pal_active.py.", lock_config=True
@@ -20,9 +21,13 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where all files go; runs/NAME b
 
 def parse(argv: list[str]) -> tuple[ConfigDict, str]:
     """The config and the workdir that a command line asks for; a UserError says what is wrong."""
-    path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), None)
-    if path is None:
-        raise UserError("no experiment given; try --config=configs/pal_active.py")
+    given = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
+    if len(given) != 1:
+        raise UserError(
+            f"{len(given) or 'no'} experiments given as --config=FILE; one is needed, for example "
+            "--config=configs/pal_active.py"
+        )
+    path = given[0]
     if not Path(path).is_file():
         known = ", ".join(sorted(p.stem for p in Path("configs").glob("*.py")))
         raise UserError(f"--config={path} is no file; configs/ holds: {known}")
@@ -40,16 +45,19 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
 
 def main(argv: list[str]) -> int:
     try:
-        config, workdir = parse(argv)
-        # JAX takes a second to import: not before the command line is known to be right.
-        from pal_jax import experiment, run
+        with stop_on_signals() as stop:
+            config, workdir = parse(argv)
+            # JAX takes a second to import: not before the command line is known to be right.
+            from pal_jax import experiment, run
 
-        with run.stop_on_signals() as stop:
             run.execute(experiment.build(config, workdir), stop)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Interrupted:
+    except OSError as error:  # a disk that is full, a folder that may not be read or written
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt):
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0

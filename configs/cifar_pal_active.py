@@ -1,4 +1,4 @@
-r"""PAL on CIFAR-10: as cifar_ssl, with 2,000 yes/no answers.
+r"""PAL on CIFAR-10: as cifar_ssl, with 1,000 yes/no answers.
 
 python main.py --config=configs/cifar_pal_active.py --config.data.data_dir=TFDS_FOLDER
 """
@@ -9,8 +9,9 @@ from configs import cifar_ssl
 def get_config():
     c = cifar_ssl.get_config()
     c.oracle.name = "labels"
-    c.asking.budget = 2_000
+    c.train.rounds = 5
+    c.asking.budget = 1_000
     c.asking.audit = 100
     # Questions proposed together cost a few answers more and a fraction of the time.
-    c.asking.at_once = 20
+    c.asking.at_once = 50
     return c

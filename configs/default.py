@@ -66,7 +66,7 @@ def get_config() -> Any:
     c.asking.per_round = 0  # judgements bought a round; 0 = the budget spread evenly
     c.asking.at_once = 1  # questions proposed before any of their answers is seen
     c.asking.candidates = 1  # of a question: 1 = pairs, M = "which of these M are like this one?"
-    c.asking.error_rate = 0.0  # probability that an answer is wrong, as the engine believes
+    c.asking.error_rate = 0.0  # how often answers are wrong, as far as is known; -1 = estimated
 
     c.train = ConfigDict()
     c.train.rounds = 10  # embed, ask, train; the first round asks nothing
@@ -86,4 +86,4 @@ def get_config() -> Any:
     c.checkpoint.every = 200  # steps; a round's end and a stop signal save too
     c.checkpoint.keep = 2  # newest checkpoints that stay on disk
     c.checkpoint.free = 1.0  # GiB that must be free where the workdir lies, or nothing starts
-    return c
+    return c.lock()  # an experiment that mistypes a key is told

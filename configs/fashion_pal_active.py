@@ -1,4 +1,4 @@
-r"""PAL on Fashion-MNIST: as fashion_ssl, with 1,000 yes/no answers.
+r"""PAL on Fashion-MNIST: as fashion_ssl, with 500 yes/no answers.
 
 python main.py --config=configs/fashion_pal_active.py --config.data.data_dir=TFDS_FOLDER
 """
@@ -9,8 +9,9 @@ from configs import fashion_ssl
 def get_config():
     c = fashion_ssl.get_config()
     c.oracle.name = "labels"
-    c.asking.budget = 1_000
-    c.asking.audit = 100
+    c.train.rounds = 5
+    c.asking.budget = 500
+    c.asking.audit = 50
     # Questions proposed together cost a few answers more and a fraction of the time.
-    c.asking.at_once = 10
+    c.asking.at_once = 25
     return c

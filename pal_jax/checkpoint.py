@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from pal_jax.errors import UserError
+
 Progress = dict[str, Any]
 
 
@@ -19,17 +21,18 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,  # of a run that was killed while it saved
+        )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(self, step: int, state: Any, progress: Mapping[str, Any]) -> None:
         """Writes `state` (a pytree of arrays) and `progress` (JSON-able) as step `step`.
 
-        Returns when both are on disk. A step that is there already is left as it is: a resumed
-        run reaches it with the same numbers.
+        Returns when both are on disk.
         """
-        if step in self._manager.all_steps():
-            return
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -42,6 +45,9 @@ class Checkpoints:
 
         Args:
             like: a state of the same structure; its shapes, dtypes and shardings are used.
+
+        Raises:
+            UserError: that step is damaged. It is not removed: that is for a person to decide.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -49,12 +55,19 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        found = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
-            ),
-        )
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
+                ),
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"the checkpoint {self._manager.directory / str(step)} cannot be read "
+                f"({type(error).__name__}: {str(error)[:120]}); remove that folder to go on from "
+                "the one before it, or from the start: the answers are in the journal"
+            ) from error
         return found["state"], found["progress"]
 
     def close(self) -> None:

@@ -186,7 +186,8 @@ def load_tfds(
     import tensorflow_datasets as tfds  # half a second, and only for those who use it
 
     folder = _tfds_folder(where, data_dir)
-    builder: Any = tfds.builder_from_directory(folder)
+    with _tfds_errors(folder):
+        builder: Any = tfds.builder_from_directory(folder)
     pick(builder.info.splits, split, f"split of {where}")
     features: Any = builder.info.features
     image_key = _only_key(features, tfds.features.Image, "image")
@@ -333,7 +334,8 @@ def load_arrays(where: str, *, limit: int, **_: Any) -> Dataset:
     x is [n, d] of numbers (features, made float32), or [n, H, W] or [n, H, W, C] with C <= 4 of
     whole numbers 0 .. 255 (images, made uint8). Float images are refused: whether they run to 1, to
     255 or are standardised already cannot be told from them. y is [n] of whole numbers or text; its
-    distinct values, sorted, are the classes.
+    distinct values, sorted, are the classes. A negative number is the usual mark of a sample
+    without a label, and stays -1; with nothing else there are no labels.
     """
     x, y = _read_npz(Path(where).expanduser())
     if not x.ndim or not len(x):
@@ -345,8 +347,11 @@ def load_arrays(where: str, *, limit: int, **_: Any) -> Dataset:
             raise UserError(f"y of {where} must be one label a sample, [{len(x)}], not {y.shape}")
         if y.dtype.kind not in "iubU":
             raise UserError(f"y of {where} must hold whole numbers or text, not {y.dtype}")
-        values, labels = np.unique(y, return_inverse=True)
-        labels, names = labels.astype(np.int64), tuple(str(value) for value in values)
+        known = y >= 0 if y.dtype.kind == "i" else np.ones(len(y), bool)
+        if known.any():
+            values, inverse = np.unique(y[known], return_inverse=True)
+            labels, names = np.full(len(y), -1, np.int64), tuple(map(str, values))
+            labels[known] = inverse
     return _head(Dataset(where, inputs, _index_ids(len(x)), labels, names), limit)
 
 

@@ -45,11 +45,13 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
     "simclr": losses.simclr,
     "barlow_twins": losses.barlow_twins,
     "spectral_contrastive": spectral.spectral_contrastive,
-    "vicreg_squared": spectral.vicreg_squared,
-    "barlow_twins_squared": spectral.barlow_twins_squared,
+    # Their optima are those of the spec for a degree-1 graph; with the raw degrees of large groups
+    # z collapses.
+    "vicreg_squared": spectral.degree_normalized(spectral.vicreg_squared),
+    "barlow_twins_squared": spectral.degree_normalized(spectral.barlow_twins_squared),
 }
-# Losses whose moments are of each view on its own.
-_PER_VIEW = ("vicreg", "barlow_twins")
+# Losses that treat the views of a batch as blocks: moments of each, pairs across them.
+_PER_VIEW = ("vicreg", "barlow_twins", "spectral_contrastive")
 
 # key -> (least, most) of what may stand there; every other check needs more than one value.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -74,14 +76,19 @@ _RANGES: dict[str, tuple[float, float]] = {
     "graph.related": (0.0, 1.0),
     "model.width": (0, 8192),
     "model.patch": (1, 1024),
+    "loss.vicreg.invariance": (0.0, math.inf),
+    "loss.vicreg.variance": (0.0, math.inf),
+    "loss.vicreg.covariance": (0.0, math.inf),
+    "loss.simclr.temperature": (1e-3, math.inf),
+    "loss.barlow_twins.offdiagonal": (0.0, math.inf),
     "oracle.flip": (0.0, 0.49),
-    "oracle.timeout": (0.1, math.inf),
+    "oracle.timeout": (0.1, 1e6),
     "asking.budget": (1, math.inf),
     "asking.audit": (0, math.inf),
     "asking.per_round": (0, math.inf),
     "asking.at_once": (1, math.inf),
     "asking.candidates": (1, 64),
-    "asking.error_rate": (0.0, 0.49),
+    "asking.error_rate": (-1.0, 0.49),
     "train.rounds": (1, math.inf),
     "train.steps": (1, math.inf),
     "train.batch_size": (2, math.inf),
@@ -137,8 +144,9 @@ def build(config: Config, folder: str) -> Run:
     )
 
     path.mkdir(parents=True, exist_ok=True)
-    export.write_json(path / workdir.IDENTITY_FILE, identity)
-    journal = Journal(path / "journal.sqlite")
+    if not (path / workdir.IDENTITY_FILE).exists():
+        export.write_json(path / workdir.IDENTITY_FILE, identity)
+    journal = Journal(path / "journal.sqlite")  # refuses a second run on the same workdir
     sampler = functools.partial(build_sampler, config, len(pool.inputs), known)
     return Run(
         workdir=path,
@@ -150,6 +158,7 @@ def build(config: Config, folder: str) -> Run:
         sampler=sampler(strategy=config.asking.strategy, journal=journal),
         oracle=make_oracle(journal.answers()) if make_oracle else None,
         baseline=(
+            # No history: random questions never ask a pair twice, so its noise needs none.
             Baseline(sampler(strategy="random", journal=None), make_oracle([]))
             if make_oracle and config.oracle.name in _SIMULATED
             else None
@@ -169,11 +178,16 @@ def build(config: Config, folder: str) -> Run:
 def check(config: Config) -> None:
     """Raises UserError for a value that can never work, whatever the data."""
     values = workdir.flatten(config.to_dict())
+    missing = [key for key in _RANGES if key not in values]
+    if missing:
+        raise UserError(
+            f"the config lacks {missing[0]}; start it from configs.default.get_config()"
+        )
     asks = config.oracle.name != "none"
     for key, (least, most) in _RANGES.items():
         if key.startswith("asking.") and not asks:
             continue
-        if not least <= values[key] <= most:
+        if not (math.isfinite(values[key]) and least <= values[key] <= most):
             bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
             raise UserError(f"config.{key}={values[key]} cannot work; it must be {bounds}")
     for table, key in (
@@ -194,6 +208,17 @@ def check(config: Config) -> None:
             f"config.train.steps={config.train.steps} does not divide into "
             f"config.train.rounds={config.train.rounds} rounds; make it a multiple"
         )
+    if config.data.test_split:
+        if config.data.test_split == config.data.split:
+            raise UserError(
+                f"config.data.test_split={config.data.test_split} is what is learned from; name "
+                "another split, or hold a fraction out with config.data.holdout"
+            )
+        if config.data.holdout:
+            raise UserError(
+                f"config.data.holdout={config.data.holdout} and config.data.test_split="
+                f"{config.data.test_split} are two test sets; set one of them to nothing"
+            )
     if asks:
         _check_asking(config)
 
@@ -236,7 +261,7 @@ def check_sizes(config: Config, samples: int, devices: int) -> None:
     if config.train.batch_size > samples:
         raise UserError(
             f"config.train.batch_size={config.train.batch_size} is more than the {samples} "
-            f"samples of {config.data.name}; make it at most that"
+            f"samples of {config.data.name} that are learned from; make it at most that"
         )
 
 
@@ -271,17 +296,18 @@ def known_labels(labels: np.ndarray | None, amount: float, seed: int) -> np.ndar
             f"config.graph.labelled={amount:g} needs labels, and the data set has none; "
             "set it to 0, or give labels (class subfolders, or y in the npz)"
         )
-    count = round(amount * len(labels)) if amount <= 1 else round(amount)
-    if count > len(labels):
+    labelled = np.flatnonzero(labels >= 0)
+    count = round(amount * len(labelled)) if amount <= 1 else round(amount)
+    if not 1 <= count <= len(labelled):
         raise UserError(
-            f"config.graph.labelled={amount:g} is more than the {len(labels)} samples; "
-            "give a fraction up to 1 or a smaller count"
+            f"config.graph.labelled={amount:g} asks for {count} labels, and the data set has "
+            f"{len(labelled)}; give a fraction up to 1 or a count between"
         )
-    shuffled = np.random.default_rng([seed, 1]).permutation(len(labels))
+    shuffled = np.random.default_rng([seed, 1]).permutation(labelled)
     # Rank of each sample among those of its class, in shuffled order.
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
-    rank = np.arange(len(labels)) - np.repeat(starts, sizes)
+    rank = np.arange(len(labelled)) - np.repeat(starts, sizes)
     chosen = by_class[np.argsort(rank, kind="stable")[:count]]
     known = np.full(len(labels), -1, np.int64)
     known[chosen] = labels[chosen]
@@ -443,7 +469,7 @@ def build_sampler(
         seed=config.seed,
         strategy=pick(STRATEGIES, strategy, "config.asking.strategy"),
         journal=journal,
-        error_rate=a.error_rate,
+        error_rate=None if a.error_rate < 0 else a.error_rate,
         known=known,
         candidates=a.candidates,
         related=config.graph.related,
@@ -483,9 +509,17 @@ def facts(config: Config) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of this source tree, 'not in git' where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    try:
+    """The commit of this source tree, with -dirty if it was changed; 'not in git' without one."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # An installed package may lie inside the repository of somebody else.
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return "not in git"
+        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "not in git"

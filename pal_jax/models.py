@@ -61,6 +61,10 @@ def build(
         UserError: an unknown name, or a size that is not positive; and from `init`, a sample that
             the encoder cannot take.
     """
+    if len(projector) != 3 or not all(isinstance(size, int) for size in projector):
+        raise UserError(
+            f"a projector is three whole numbers (hidden, layers, out), not {projector}"
+        )
     hidden, layers, out = projector
     if width < 0 or layers < 0 or (layers and min(hidden, out) < 1) or patch < 1:
         raise UserError(f"sizes must be positive, not {width=}, {projector=}, {patch=}")

@@ -49,9 +49,9 @@ def find(folder: Path) -> tuple[list[str], list[str]]:
 def _unusable(path: Path, root: Path) -> str:
     """Why this file cannot be a sample, or ''; looks at its name and kind, not into it."""
     try:
-        path.name.encode()
+        str(path).encode()
     except UnicodeEncodeError:
-        return "its name is not UTF-8"
+        return "its path is not UTF-8"
     if not path.resolve().is_relative_to(root):
         return "a link that leaves the folder"
     if not path.is_file():

@@ -3,10 +3,9 @@
 import contextlib
 import dataclasses
 import json
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from tqdm import tqdm
 
 from pal_jax import evaluate, export, report, train
 from pal_jax.active.journal import Journal
-from pal_jax.active.questions import Oracle
+from pal_jax.active.questions import Answer, Oracle, Question
 from pal_jax.active.sampler import Partition, Sampler
 from pal_jax.checkpoint import Checkpoints
 from pal_jax.data import Dataset
+from pal_jax.errors import Interrupted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,26 +63,6 @@ class Run:
     keep: int
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C or SIGTERM asks the run to stop; a second one stops it at once."""
-    asked = False
-
-    def remember(number, frame):
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        print("stopping after this step; once more stops at once", file=sys.stderr)
-
-    before = {s: signal.signal(s, remember) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
     """Runs to the end, from the newest checkpoint if there is one, and returns the summary.
 
@@ -104,14 +84,31 @@ def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
             run.sampler.load_state_dict(progress["sampler"])
             if run.baseline is not None:
                 run.baseline.sampler.load_state_dict(progress["baseline"])
-        with contextlib.closing(Record(run.workdir, progress)) as record:
-            state = _fit(run, state, record, checkpoints, stop)
-            return _finish(run, state, record)
+        oracle = None if run.oracle is None else _stoppable(run.oracle, stop)
+        try:
+            with contextlib.closing(Record(run.workdir, progress)) as record:
+                state = _fit(run, state, oracle, record, checkpoints, stop)
+                return _finish(run, state, oracle, record)
+        finally:  # however it ends, what was bought can be taken elsewhere
+            export.write_answers(run.workdir / "answers.jsonl", run.journal.answers())
+
+
+def _stoppable(oracle: Oracle, stop: Callable[[], bool]) -> Oracle:
+    """The same oracle, which ends after an answer, told by then, once a stop is asked for."""
+
+    def answer(questions: Sequence[Question], /) -> Iterator[Answer]:
+        for answer in oracle(questions):
+            yield answer
+            if stop():
+                raise Interrupted
+
+    return answer
 
 
 def _fit(
     run: Run,
     state: train.TrainState,
+    oracle: Oracle | None,
     record: "Record",
     checkpoints: Checkpoints,
     stop: Callable[[], bool],
@@ -145,7 +142,7 @@ def _fit(
             state,
             run.key,
             run.sampler,
-            run.oracle,
+            oracle,
             run.pool.inputs,
             step=run.step,
             embed=run.embed,
@@ -173,7 +170,7 @@ class Record:
 
     def add(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         kind = "round" if "round" in line else "train"
         for name, value in line.items():
@@ -223,8 +220,8 @@ def _measure(
     row["loss"] = float(np.mean(losses))
     if run.baseline is not None and labels is not None:
         other = run.baseline.sampler
-        if sampler.spent > other.spent:
-            other.ask(run.baseline.oracle, h, sampler.spent - other.spent)
+        more = sampler.spent - other.spent
+        other.ask(run.baseline.oracle, h, more, judgements=more)
         scores = evaluate.partition_scores(other.partition(h).groups, labels)
         record.baseline_rows.append({"judgements": other.spent} | scores)
     return row
@@ -237,15 +234,18 @@ def _test_set(run: Run, state: train.TrainState) -> tuple[np.ndarray | None, np.
     return run.embed_held_out(state)[0], run.held_out.labels
 
 
-def _finish(run: Run, state: train.TrainState, record: Record) -> dict[str, Any]:
+def _finish(
+    run: Run, state: train.TrainState, oracle: Oracle | None, record: Record
+) -> dict[str, Any]:
     """The final audit, the final figures, and every file that a user takes home."""
     with tqdm(total=4, desc="finishing", unit="stage") as bar:
         h, z = run.embed(state)
         summary: dict[str, Any] = {"samples": len(h)}
-        if run.oracle is not None and run.audit:
-            audit = run.sampler.audit(run.oracle, h, run.audit)
-            summary["estimated_accuracy"] = audit.estimated_accuracy
-            summary["estimated_accuracy_low"] = audit.estimated_accuracy_low
+        if oracle is not None and run.audit:
+            audit = run.sampler.audit(oracle, h, run.audit)
+            if audit is not None:
+                summary["estimated_accuracy"] = audit.estimated_accuracy
+                summary["estimated_accuracy_low"] = audit.estimated_accuracy_low
         bar.update()
         partition = run.sampler.partition(h)
         groups = int(partition.groups.max()) + 1
@@ -254,7 +254,6 @@ def _finish(run: Run, state: train.TrainState, record: Record) -> dict[str, Any]
         summary["seconds"] = round(record.seconds, 1)
         bar.update()
         folder, ids = run.workdir, run.pool.ids
-        export.write_answers(folder / "answers.jsonl", run.sampler.answers)
         export.write_partition(
             folder / "partition.csv", ids, partition.groups, partition.probability
         )

@@ -144,7 +144,9 @@ def make_embed(
             )
             hs.append(np.asarray(h)[: len(chunk)])
             zs.append(np.asarray(z)[: len(chunk)])
-        return np.concatenate(hs), np.concatenate(zs)
+        h, z = np.concatenate(hs), np.concatenate(zs)
+        h.setflags(write=False)  # so the sampler knows it again without looking at its content
+        return h, z
 
     return embed
 
@@ -209,7 +211,7 @@ def fit(
 
     Raises:
         Interrupted: `hooks.stop` said so; the run goes on from the last save.
-        UserError: the loss is no longer finite.
+        UserError: loss or gradient are no longer finite.
     """
     first, done = divmod(int(state.step), plan.steps)
     embeddings = None
@@ -240,8 +242,11 @@ def ask(
     while sampler.spent < end:
         if hooks.stop():
             raise Interrupted
-        count = min(plan.at_once, end - sampler.spent)
-        if sampler.ask(oracle, embeddings, count, at_once=count) == 0:
+        left = end - sampler.spent
+        if (
+            sampler.ask(oracle, embeddings, plan.at_once, at_once=plan.at_once, judgements=left)
+            == 0
+        ):
             break
         hooks.asked(sampler.spent)
 
@@ -260,24 +265,38 @@ def _train_round(
     """The optimiser steps of one round, from step `done` of it."""
     before = int(state.step) - done
     metrics_log = _MetricsLog(hooks.log)
+    metrics: dict[str, Array] = {}
     for i in range(done, plan.steps):
         if hooks.stop():
             metrics_log.flush()
             # At the start of a round there is nothing new to save, and a state saved there
             # would claim that the round's questions are still to be asked.
             if i > done:
+                _finite_metrics(before + i - 1, metrics)
                 hooks.save(state)
             raise Interrupted
         batch = sampler.batch(plan.batch_size)
         state, metrics = step(state, key, inputs[batch.ids], batch.groups)
-        if (before + i) % plan.log_every == 0:
+        if (before + i) % plan.log_every == 0 or i + 1 == plan.steps:
             metrics_log.put(before + i, metrics)
         hooks.progress()
         if (i + 1) % plan.save_every == 0 and i + 1 < plan.steps:
             metrics_log.flush()
+            _finite_metrics(before + i, metrics)  # a state that cannot go on is never saved
             hooks.save(state)
     metrics_log.flush()
     return state
+
+
+def _finite_metrics(step: int, metrics: dict[str, Array]) -> dict[str, float]:
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not np.isfinite(list(values.values())).all():
+        raise UserError(
+            f"training diverged at step {step} (loss {values['loss']}, gradient norm "
+            f"{values['grad_norm']}); lower train.learning_rate or raise train.warmup_steps, in a "
+            "new workdir: its oracle.name=file can reuse the answers.jsonl of this one"
+        )
+    return values
 
 
 class _MetricsLog:
@@ -296,10 +315,4 @@ class _MetricsLog:
             return
         step, metrics = self._held
         self._held = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not np.isfinite(values["loss"]):
-            raise UserError(
-                f"the loss became {values['loss']} at step {step}: training cannot go on from "
-                "there; lower train.learning_rate or raise train.warmup_steps"
-            )
-        self._log(step, values)
+        self._log(step, _finite_metrics(step, metrics))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 from pal_jax.errors import UserError
 
 IDENTITY_FILE = "config.json"
-# What may differ when a run goes on: it changes where things lie, never a result.
-_FREE_KEYS = ("data.data_dir", "checkpoint.")
+_UNFINISHED = f".{IDENTITY_FILE}.tmp"  # what a run leaves that is killed while it writes its first
+# What may differ when a run goes on: it changes where things lie and who is called, never a
+# result that is there already.
+_FREE_KEYS = ("data.data_dir", "checkpoint.", "oracle.timeout", "oracle.command")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -49,7 +52,9 @@ def check(workdir: str, identity: Mapping[str, Any], *, free: float) -> Path:
             f"the disk of --workdir={workdir} has {room:.2f} GiB free and config.checkpoint.free "
             f"asks for {free:g}; make room, or choose a workdir on another disk"
         )
-    if path.exists() and any(path.iterdir()):
+    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(f"--workdir={workdir}: {existing} may not be written to; choose another")
+    if path.exists() and any(p.name != _UNFINISHED for p in path.iterdir()):
         _check_owner(path, identity)
     return path
 
@@ -71,8 +76,8 @@ def _refuse_cloud(workdir: str) -> None:
 def _check_owner(path: Path, identity: Mapping[str, Any]) -> None:
     """Raises unless the files in `path` are of the run `identity`."""
     stamp = path / IDENTITY_FILE
-    if not stamp.exists():
-        first = sorted(p.name for p in path.iterdir())[0]
+    if not stamp.is_file():
+        first = min(p.name for p in path.iterdir())
         raise UserError(
             f"--workdir={path} holds files of something else ({first}) and no {IDENTITY_FILE}; "
             "choose an empty folder"

@@ -47,6 +47,13 @@ def _files(tmp):
     (tmp / "torn").mkdir()
     (tmp / "torn" / "config.json").write_text('{"config": {"se')
     (tmp / "noget.py").write_text("x = 1\n")
+    (tmp / "typo.py").write_text(
+        "from configs import default\n"
+        "def get_config():\n    c = default.get_config()\n    c.asking.bugdet = 7\n    return c\n"
+    )
+    (tmp / "own.py").write_text(
+        "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict()\n"
+    )
     (tmp / "syntax.py").write_text("def get_config(:\n")
 
 
@@ -98,6 +105,22 @@ CASES = {
     "npz without x": ([SSL, "--config.data.name=arrays:{tmp}/nox.npz"], ["nox.npz", "x"]),
     "npz with pickles": ([SSL, "--config.data.name=arrays:{tmp}/pickled.npz"], ["pickled.npz"]),
     "npz with NaN": ([SSL, "--config.data.name=arrays:{tmp}/nan.npz"], ["nan.npz"]),
+    "two configs": ([PAL, SSL], ["2 experiments", "one is needed"]),
+    "mistyped key in a config": (["--config={tmp}/typo.py"], ["typo.py", "bugdet", "budget"]),
+    "a config of one's own": (["--config={tmp}/own.py"], ["lacks", "configs.default"]),
+    "two sizes of a projector": ([PAL, "--config.model.projector=(256,2)"], ["(256, 2)", "three"]),
+    "a word in a projector": ([PAL, "--config.model.projector=('a',2,3)"], ["'a'", "three"]),
+    "endless shift": ([PAL, "--config.views.shift=inf"], ["views.shift=inf"]),
+    "endless labels": ([SSL, "--config.graph.labelled=inf"], ["graph.labelled=inf"]),
+    "a trace of labels": (
+        [SSL, "--config.graph.labelled=1e-5"],
+        ["graph.labelled=1e-05", "0 labels"],
+    ),
+    "no temperature": ([PAL, "--config.loss.simclr.temperature=0"], ["simclr.temperature=0"]),
+    "test on what was learned": ([SSL, "--config.data.test_split=train"], ["test_split=train"]),
+    "two test sets": ([SSL, "--config.data.test_split=test"], ["holdout=0.2", "test_split=test"]),
+    "features for a convnet": ([SSL, "--config.data.name=arrays:{tmp}/unlabelled.npz"], ["mlp"]),
+    "name of 300 letters": ([PAL, "--workdir={tmp}/" + 300 * "x"], ["File name too long"]),
     "npz without samples": ([SSL, "--config.data.name=arrays:{tmp}/none.npz"], ["none.npz"]),
     "too few labels": ([SSL, "--config.data.name=arrays:{tmp}/short.npz"], ["7", "600"]),
     "no labels for the oracle": (
@@ -110,7 +133,7 @@ CASES = {
     ),
     "more labels than samples": (
         [SSL, "--config.graph.labelled=5000"],
-        ["graph.labelled=5000", "samples"],
+        ["graph.labelled=5000", "5000 labels"],
     ),
     "TFDS without a folder": ([SSL, "--config.data.name=tfds:mnist"], ["data_dir"]),
     "TFDS set not there": (

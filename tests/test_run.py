@@ -1,5 +1,6 @@
 """The real command, from start to files, stopped at any moment and started again."""
 
+import contextlib
 import json
 import re
 import signal
@@ -8,10 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from configs import pal_active
+from pal_jax import experiment, export, report, run
 from pal_jax.active.journal import Journal
+from pal_jax.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 # Small enough for a test: 300 digits, 4 rounds of 30 steps, 40 judgements.
@@ -117,7 +122,7 @@ def test_stopped_anywhere_it_ends_as_if_it_never_stopped(whole, tmp_path):
         (signal.SIGTERM, lambda: metrics_lines(folder) >= 5),
         (signal.SIGKILL, lambda: metrics_lines(folder) >= 7),
         (signal.SIGINT, lambda: metrics_lines(folder) >= 10),
-        (signal.SIGKILL, lambda: (folder / "answers.jsonl").exists()),
+        (signal.SIGKILL, lambda: (folder / "embeddings.npz").exists()),
     ]
     acknowledged = []
     for number, condition in stops:
@@ -138,6 +143,94 @@ def test_stopped_anywhere_it_ends_as_if_it_never_stopped(whole, tmp_path):
     actual = files(folder)
     for name, content in expected.items():
         assert actual[name] == content, name
+
+
+class Died(BaseException):
+    """As sudden as a kill, for one process that tests many of them."""
+
+
+WRITES = [
+    (Journal, "append"),
+    (Checkpoints, "save"),
+    (run.Record, "add"),
+    (export, "write_json"),
+    (export, "write_answers"),
+    (export, "write_partition"),
+    (export, "write_embeddings"),
+    (report, "write"),
+]
+
+
+def one_life(folder, npz, monkeypatch, last):
+    """Builds and runs in this process until write number `last`; the number of writes done.
+
+    Odd numbers die after the write, even ones instead of it.
+    """
+    config = pal_active.get_config()
+    config.update_from_flattened_dict(
+        {
+            "data.name": f"arrays:{npz}",
+            "model.encoder": "mlp",
+            "model.width": 8,
+            "model.projector": (8, 2, 8),
+            "train.batch_size": 16,
+            "train.rounds": 3,
+            "train.steps": 12,
+            "train.warmup_steps": 2,
+            "train.log_every": 3,
+            "checkpoint.every": 3,
+            "asking.budget": 12,
+            "asking.audit": 4,
+            "asking.at_once": 2,
+            "oracle.name": "noisy",
+        }
+    )
+    count = 0
+
+    def dying(write):
+        def wrapped(*arguments, **options):
+            nonlocal count
+            count += 1
+            if count == last and last % 2 == 0:
+                raise Died
+            result = write(*arguments, **options)
+            if count == last:
+                raise Died
+            return result
+
+        return wrapped
+
+    with (
+        monkeypatch.context() as patch,
+        # The strict settings of the tests are not those of a user's run.
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        built = experiment.build(config, str(folder))
+        for owner, name in WRITES:
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        with contextlib.suppress(Died):
+            run.execute(built, lambda: False)
+    return count
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_at_any_write_goes_on(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    y = np.arange(64) % 3
+    x = (4 * rng.normal(size=(3, 5))[y] + rng.normal(size=(64, 5))).astype(np.float32)
+    npz = tmp_path / "x.npz"
+    np.savez(npz, x=x, y=y)
+    writes = one_life(tmp_path / "whole", npz, monkeypatch, last=10**9)
+    assert writes > 20
+    expected = files(tmp_path / "whole")
+    for place in np.linspace(1, writes, 7).round().astype(int).tolist():
+        folder = tmp_path / f"died at {place}"
+        assert one_life(folder, npz, monkeypatch, last=place) >= place
+        one_life(folder, npz, monkeypatch, last=10**9)
+        actual = files(folder)
+        for name, content in expected.items():
+            assert actual[name] == content, (place, name)
 
 
 @pytest.mark.slow

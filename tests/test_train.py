@@ -207,6 +207,15 @@ def test_the_loop_asks_trains_measures_and_saves():
     assert calls.index(("log", 2)) < calls.index(("save", 3)) < calls.index(("log", 3))
 
 
+def test_screens_of_questions_spend_what_is_planned_and_leave_the_audit_its_share():
+    state, _, embed = make(1)
+    sampler = Sampler(64, budget=30, candidates=8)
+    kept = plan(judgements=11, budget=22, at_once=20)
+    for _ in range(3):
+        train.ask(sampler, LabelOracle(LABELS), embed(state)[0], kept, hooks([]))
+    assert sampler.spent == 22
+
+
 def test_a_stop_in_a_round_saves_and_one_at_its_start_does_not():
     calls, polls = [], iter([False, False, True])
     with pytest.raises(Interrupted):
