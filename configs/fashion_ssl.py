@@ -3,6 +3,8 @@ r"""Self-supervised on Fashion-MNIST: 10,000 training images, tested on the test
     python main.py --config=configs/fashion_ssl.py --config.data.data_dir=TFDS_FOLDER
 
 Sized for two CPU cores; config.data.limit=0 takes all 60,000 images.
+
+Measured, seed 0, 5 minutes on two shared CPU cores: kNN accuracy 0.8039, linear probe 0.8360.
 """
 
 from configs import default
