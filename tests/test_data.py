@@ -307,9 +307,10 @@ def test_arrays_of_images_and_of_features(tmp_path, rng):
     assert features.class_names == ("a", "b")
     np.testing.assert_array_equal(features.labels, [1, 0, 1, 0, 1])
     gaps = load_npz(tmp_path, x=np.zeros((3, 2)), y=np.array([7, -1, 7], np.int8))
-    np.testing.assert_array_equal(gaps.labels, [1, 0, 1])
-    assert gaps.class_names == ("-1", "7")
+    np.testing.assert_array_equal(gaps.labels, [0, -1, 0])  # negative: a label that is missing
+    assert gaps.class_names == ("7",)
     assert labels_of(gaps).dtype == np.int64
+    assert load_npz(tmp_path, x=np.zeros((3, 2)), y=np.full(3, -1)).labels is None
 
 
 ONES = np.ones((4, 3))
