@@ -75,9 +75,11 @@ def test_ask_buys_no_more_judgements_than_it_may(at_once, candidates):
 @pytest.mark.parametrize("where", ["memory", "journal"])
 @pytest.mark.parametrize("error_rate", [0.0, 0.2])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_resuming_continues_the_same_run(strategy, error_rate, where, tmp_path):
+def test_resuming_continues_the_same_run(strategy, error_rate, where, tmp_path, request):
     def new(path):
         journal = Journal(path) if where == "journal" else None
+        if journal is not None:
+            request.addfinalizer(journal.close)
         return journal, Sampler(48, budget=60, strategy=strategy, journal=journal,
                                 error_rate=error_rate, seed=4)  # fmt: skip
 
