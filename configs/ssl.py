@@ -2,7 +2,7 @@ r"""Self-supervised: G = views of one sample. Nothing is asked, no label is know
 
 python main.py --config=configs/ssl.py
 
-Measured, seeds 0, 1, 2 (--config.seed), about 60 s each on two CPU cores: kNN accuracy on the
+Measured, seeds 0, 1, 2 (--config.seed), 18 s each on two idle CPU cores: kNN accuracy on the
 held-out fifth 0.9777, 0.9749, 0.9805, mean 0.9777; linear probe 0.9916, 0.9861, 0.9889.
 """
 
