@@ -44,6 +44,9 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
 
 
 def main(argv: list[str]) -> int:
+    if "--help" in argv:
+        print(__doc__)
+        return 0
     try:
         with stop_on_signals() as stop:
             config, workdir = parse(argv)

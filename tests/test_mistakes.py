@@ -226,3 +226,10 @@ def test_the_command_itself_says_it_too(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_help_is_no_mistake():
+    command = [sys.executable, "main.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert "--config=configs/pal_active.py" in done.stdout
