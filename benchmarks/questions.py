@@ -1,89 +1,301 @@
-r"""Accuracy of the partition after some number of yes/no answers, strategy by strategy.
+r"""Accuracy of the partition against the number of yes/no answers: this engine and its rivals.
 
-    python -m benchmarks.questions
-    python -m benchmarks.questions --flip 0.1 --answers 100 200 400
-    python -m benchmarks.questions --data embedding.npz --strategies informative
+    python -m benchmarks.questions                                   # digits, right answers
+    python -m benchmarks.questions --flip 0.1 --methods pal scan     # 10 % of the answers wrong
+    python -m benchmarks.questions --data embedding.npz --answers 0 50 100 200 400 800 1600 3200
+    python -m benchmarks.questions --data digits --flip 0 0.1 --save docs/questions.json \
+        --methods pal --again --plot docs/questions.png
 
-Accuracy is that of the best one-to-one map of groups to classes over all samples; surplus groups
-are errors. Each seed shuffles the samples and drives the oracle's noise. No training: the
-embedding is what the file holds, or the 64 pixels of scikit-learn's digits.
+No training: all methods get the same features and hear the same oracle. docs/questions.md has the
+protocol and the tables. With --save, curves that the file holds are read from it instead of
+measured, but for --again; it is written after each curve, so a stopped run goes on. Rivals whose
+package is not here (pip install -r requirements/benchmarks.txt) are left out and named.
 """
 
 import argparse
+import contextlib
+import functools
+import inspect
+import json
+import math
 import statistics
+import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from sklearn.datasets import load_digits
+from tqdm import tqdm
 
+from benchmarks import datasets, floor
+from benchmarks.judge import Judge, SpentError, accuracy, checks_up_to, oracle_of
+from benchmarks.rivals import RIVALS, Setting, missing
 from pal_jax.active import strategies
-from pal_jax.active.oracles import LabelOracle, NoisyOracle
+from pal_jax.active.questions import Answer, Oracle, Question
 from pal_jax.active.sampler import Sampler
 
-STRATEGIES = {"random": strategies.random_pairs, "informative": strategies.most_informative}
+VOTES = 3  # questions a pair, asked by rivals that have no other answer to wrong answers
+GOALS = (0.95, 0.98, 0.99)
+# Every strategy there is, by the signature that all of them share.
+STRATEGIES = {
+    name: function
+    for name, function in vars(strategies).items()
+    if inspect.isfunction(function)
+    and not name.startswith("_")
+    and list(inspect.signature(function).parameters) == ["knowledge", "count", "rng"]
+}
+# What the Sampler is told beside the error rate, and how many questions are proposed together.
+ENGINES: dict[str, dict[str, Any]] = {
+    "pal": {},
+    "pal_estimated": {"error_rate": None},
+    "pal_together": {"at_once": 25},
+    "pal_screens": {"candidates": 8},
+    **{f"pal:{name}": {"strategy": function} for name, function in STRATEGIES.items()},
+}
+
+# What the issue tracker gives for COBRAS on digits: shown, marked, where its package is not here.
+QUOTED = {
+    ("digits", "clean"): dict(
+        zip((25, 50, 100, 200, 400, 800, 1600), (0.42, 0.63, 0.85, 0.88, 0.92, 0.95, 0.98),
+            strict=True)
+    ),
+    ("digits", "10 % wrong"): dict(
+        zip((25, 50, 100, 200, 400, 800, 1600), (0.41, 0.62, 0.64, 0.62, 0.61, 0.67, 0.60),
+            strict=True)
+    ),
+}  # fmt: skip
+
+Curve = dict[str, list[Any]]  # answers: counts, ascending; accuracy: after so many; seconds: [all]
 
 
-def accuracy(groups: np.ndarray, labels: np.ndarray) -> float:
-    table = np.zeros((groups.max() + 1, labels.max() + 1))
-    np.add.at(table, (groups, labels), 1)
-    return table[linear_sum_assignment(-table)].sum() / len(labels)
+def noise_name(flip: float, sticky: bool) -> str:
+    return f"{100 * flip:g} % wrong{', sticky' if sticky else ''}" if flip else "clean"
 
 
-def curve(x: np.ndarray, y: np.ndarray, strategy: str, seed: int, args) -> list[float]:
-    """Accuracy after each of `args.answers` judgements."""
+class Counting:
+    """An oracle that counts questions (a question with M candidates is one screen)."""
+
+    def __init__(self, oracle: Oracle):
+        self.oracle = oracle
+        self.questions = 0
+
+    def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
+        self.questions += len(questions)
+        return list(self.oracle(questions))
+
+
+def engine_curve(
+    x: np.ndarray,
+    y: np.ndarray,
+    oracle: Oracle,
+    checks: Sequence[int],
+    seed: int,
+    progress: Callable[[int], None],
+    at_once: int = 1,
+    **settings: Any,
+) -> Curve:
+    """Accuracy after so many questions. Questions asked `at_once` are all answered before a look."""
+    candidates = settings.get("candidates", 1)
+    budget = candidates * (checks[-1] + at_once)
+    sampler = Sampler(len(x), budget=budget, seed=seed, **settings)
+    counting = Counting(oracle)
+    answers, scores = [], []
+    for check in checks:
+        while counting.questions < check:
+            count = at_once * math.ceil((check - counting.questions) / at_once)
+            if not sampler.ask(counting, x, count, at_once=at_once):
+                break
+        if not answers or counting.questions > answers[-1]:
+            answers.append(counting.questions)
+            scores.append(accuracy(sampler.partition(x).groups, y))
+        progress(check)
+    return {"answers": answers, "accuracy": scores}
+
+
+def rival_curve(
+    method: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    oracle: Oracle,
+    checks: Sequence[int],
+    setting: Setting,
+    progress: Callable[[int], None],
+) -> Curve:
+    judge = Judge(oracle, y, checks, progress)
+    with contextlib.suppress(SpentError):
+        RIVALS[method](x, judge, setting)
+    return {"answers": list(checks), "accuracy": judge.finish()}
+
+
+def measure(
+    method: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    flip: float,
+    sticky: bool,
+    seed: int,
+    checks: Sequence[int],
+    progress: Callable[[int], None] = lambda answers: None,
+) -> Curve:
+    """One curve. `seed` shuffles the samples, drives the noise, and is the method's own seed."""
     order = np.random.default_rng(seed).permutation(len(x))
     x, y = x[order], y[order]
-    oracle = NoisyOracle(LabelOracle(y), args.flip, seed)
-    sampler = Sampler(
-        len(x),
-        budget=max(args.answers),
-        seed=seed,
-        strategy=STRATEGIES[strategy],
-        error_rate=None if args.estimate else args.flip,
-        candidates=args.candidates,
-    )
-    found = []
-    for answers in args.answers:
-        while sampler.spent < answers and sampler.ask(
-            oracle, x, args.at_once, at_once=args.at_once
-        ):
-            pass
-        found.append(accuracy(sampler.partition(x).groups, y))
-    return found
+    x.setflags(write=False)
+    oracle = oracle_of(y, flip, sticky, seed)
+    start = time.perf_counter()
+    if method in ENGINES:
+        settings = {"error_rate": flip, **ENGINES[method]}
+        curve = engine_curve(x, y, oracle, checks, seed, progress, **settings)
+    else:
+        setting = Setting(seed, VOTES if flip else 1, len(np.unique(y)))
+        curve = rival_curve(method, x, y, oracle, checks, setting, progress)
+    curve["accuracy"] = [round(score, 4) for score in curve["accuracy"]]
+    curve["seconds"] = [round(time.perf_counter() - start, 1)]
+    curve["budget"] = [checks[-1]]
+    return curve
+
+
+def after(curve: Curve, answers: int) -> float:
+    """Accuracy at the last look that was not later than so many answers."""
+    return curve["accuracy"][np.searchsorted(curve["answers"], answers, side="right") - 1]
+
+
+def needed(curve: Curve, goal: float) -> int | None:
+    """The first look at which the accuracy is `goal` or more: so many answers; None: never."""
+    reached = (a for a, score in zip(curve["answers"], curve["accuracy"], strict=True)
+               if score >= goal)  # fmt: skip
+    return next(reached, None)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.pstdev(values):.{digits}f}"
+
+
+def needed_cell(curves: Sequence[Curve], goal: float) -> str:
+    counts = [count for curve in curves if (count := needed(curve, goal)) is not None]
+    if len(counts) == len(curves):
+        return spread(counts, 0)
+    return f"{len(counts)} of {len(curves)} seeds" if counts else "never"
+
+
+def table(
+    title: str, curves: dict[str, list[Curve]], answers: Sequence[int], goals: Sequence[float]
+) -> str:
+    """Markdown: a method a row; mean and standard deviation over the seeds."""
+    heads = ["", *(str(a) for a in answers), *(f"to {goal:g}" for goal in goals), "s"]
+    lines = [
+        f"{title}\n",
+        "| " + " | ".join(heads) + " |",
+        "|---" * len(heads) + "|",
+    ]
+    for method, several in curves.items():
+        cells = [spread([after(curve, a) for curve in several], 3) for a in answers]
+        cells += [needed_cell(several, goal) for goal in goals]
+        seconds = statistics.mean(curve["seconds"][0] for curve in several)
+        lines.append("| " + " | ".join([method, *cells, f"{seconds:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
+def quoted_row(data: str, noise: str, answers: Sequence[int], goals: Sequence[float]) -> str:
+    scores = QUOTED.get((data, noise), {})
+    cells = [f"{scores[a]:.2f}" if a in scores else "" for a in answers] + [""] * len(goals)
+    return "| " + " | ".join(["cobras (quoted, not measured here)", *cells, ""]) + " |"
+
+
+class Results:
+    """Curves by data, noise, method and seed, kept in a JSON file if there is one."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.curves: dict[str, Any] = {}
+        if path and path.exists():
+            self.curves = json.loads(path.read_text())
+
+    def get(self, *keys: str) -> Curve | None:
+        return functools.reduce(lambda node, key: (node or {}).get(key), keys, self.curves)
+
+    def put(self, curve: Curve, *keys: str) -> None:
+        node = self.curves
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+        node[keys[-1]] = curve
+        if self.path:
+            text = json.dumps(self.curves, indent=1)
+            # A list a line: short to read, short to compare.
+            self.path.write_text(_one_line_lists(text) + "\n")
+
+
+def _one_line_lists(text: str) -> str:
+    parts = text.split("[")
+    inside = (part.split("]", 1) for part in parts[1:])
+    return parts[0] + "".join(f"[{' '.join(a.split())}]{b}" for a, b in inside)
+
+
+def run(args: argparse.Namespace, results: Results) -> list[tuple[str, dict[str, list[Curve]]]]:
+    """Measures what is not there yet; the curves of each noise by method."""
+    x, y = datasets.load(args.data)
+    x, y = x[: args.limit], y[: args.limit]
+    data = Path(args.data).stem
+    print(floor.sentence(x, y, [flip for flip in args.flip if flip]), flush=True)
+    budget = args.budget or max(args.answers)
+    checks = checks_up_to(budget, args.answers)
+    tables = []
+    for flip in args.flip:
+        noise = noise_name(flip, args.sticky and flip > 0)
+        curves: dict[str, list[Curve]] = {}
+        for method in args.methods:
+            if missing(method):
+                print(f"{method} is left out: no package {missing(method)}", file=sys.stderr)
+                continue
+            for seed in range(args.seeds):
+                keys = (data, noise, method, str(seed))
+                curve = results.get(*keys)
+                if args.again or curve is None or curve["budget"][0] < budget:
+                    name = f"{data}, {noise}, {method}, seed {seed}"
+                    with tqdm(total=budget, desc=name, unit="answer", leave=False) as bar:
+                        curve = measure(
+                            method, x, y, flip, args.sticky, seed, checks,
+                            lambda answers, bar=bar: bar.update(answers - bar.n),
+                        )  # fmt: skip
+                    results.put(curve, *keys)
+                curves.setdefault(method, []).append(curve)
+        tables.append((noise, curves))
+    return tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Accuracy of the partition against answers.")
-    parser.add_argument("--data", help="an .npz with x [n, d] and y [n]; default: digits")
+    parser.add_argument("--data", default="digits", help="digits, breast_cancer, wine, iris, or "
+                        "an .npz with x [n, d] and y [n]")  # fmt: skip
     parser.add_argument("--limit", type=int, help="use only so many samples of it")
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
-    parser.add_argument("--answers", nargs="+", type=int, default=[0, 25, 50, 100, 200, 400, 800])
+    parser.add_argument("--methods", nargs="+", choices=[*ENGINES, *RIVALS],
+                        default=["pal", *RIVALS], metavar="METHOD",
+                        help=", ".join([*ENGINES, *RIVALS]))  # fmt: skip
+    parser.add_argument("--answers", nargs="+", type=int, help="columns of the table",
+                        default=[0, 25, 50, 100, 200, 400, 800, 1600])  # fmt: skip
+    parser.add_argument("--goals", nargs="*", type=float, help="accuracies to be reached",
+                        default=GOALS)  # fmt: skip
+    parser.add_argument("--budget", type=int, help="answers to buy; default: the last column")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--flip", type=float, default=0.0, help="share of wrong answers")
-    parser.add_argument("--estimate", action="store_true", help="do not tell the sampler --flip")
-    parser.add_argument("--candidates", type=int, default=1, help="of a question")
-    parser.add_argument("--at-once", type=int, default=1, help="questions asked together")
+    parser.add_argument("--flip", nargs="+", type=float, default=[0.0], help="share of wrong "
+                        "answers")  # fmt: skip
+    parser.add_argument("--sticky", action="store_true", help="a pair is always answered alike")
+    parser.add_argument("--save", type=Path, help="a JSON file of curves, read and added to")
+    parser.add_argument("--again", action="store_true", help="measure what it holds again")
+    parser.add_argument("--plot", type=Path, help="draw the curves of the file for this data")
     args = parser.parse_args()
     args.answers.sort()
 
-    if args.data is None:
-        x, y = load_digits(return_X_y=True)
-    else:
-        with np.load(args.data, allow_pickle=False) as file:
-            x, y = file["x"], file["y"]
-    x, y = x[: args.limit].reshape(len(x[: args.limit]), -1), y[: args.limit]
+    results = Results(args.save)
+    for noise, curves in run(args, results):
+        print("\n" + table(f"{args.data}, {noise}", curves, args.answers, args.goals))
+        if "cobras" in args.methods and missing("cobras"):
+            print(quoted_row(Path(args.data).stem, noise, args.answers, args.goals))
+    if args.plot:
+        from benchmarks import drawing
 
-    print("answers      " + "".join(f"{answers:>15}" for answers in args.answers))
-    for strategy in args.strategies:
-        start = time.perf_counter()
-        curves = [curve(x, y, strategy, seed, args) for seed in range(args.seeds)]
-        cells = [
-            f"{statistics.mean(column):.3f} +- {statistics.pstdev(column):.3f}"
-            for column in zip(*curves, strict=True)
-        ]
-        seconds = (time.perf_counter() - start) / args.seeds
-        print(f"{strategy:<13}" + "".join(f"{cell:>15}" for cell in cells) + f"   {seconds:.0f} s")
+        drawing.draw(results.curves[Path(args.data).stem], args.plot)
 
 
 if __name__ == "__main__":
