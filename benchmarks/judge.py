@@ -32,7 +32,7 @@ class Judge:
         oracle: Oracle,
         labels: np.ndarray,
         checks: Sequence[int],
-        progress: Callable[[int], None] = lambda answers: None,
+        progress: Callable[[int], object] = lambda answers: None,
     ):
         self.spent = 0
         self.accuracy: list[float] = []

@@ -91,11 +91,11 @@ def engine_curve(
     oracle: Oracle,
     checks: Sequence[int],
     seed: int,
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
     at_once: int = 1,
     **settings: Any,
 ) -> Curve:
-    """Accuracy after so many questions. Questions asked `at_once` are all answered before a look."""
+    """Accuracy after so many questions; those asked `at_once` are all answered before a look."""
     candidates = settings.get("candidates", 1)
     budget = candidates * (checks[-1] + at_once)
     sampler = Sampler(len(x), budget=budget, seed=seed, **settings)
@@ -120,7 +120,7 @@ def rival_curve(
     oracle: Oracle,
     checks: Sequence[int],
     setting: Setting,
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
 ) -> Curve:
     judge = Judge(oracle, y, checks, progress)
     with contextlib.suppress(SpentError):
@@ -136,7 +136,7 @@ def measure(
     sticky: bool,
     seed: int,
     checks: Sequence[int],
-    progress: Callable[[int], None] = lambda answers: None,
+    progress: Callable[[int], object] = lambda answers: None,
 ) -> Curve:
     """One curve. `seed` shuffles the samples, drives the noise, and is the method's own seed."""
     order = np.random.default_rng(seed).permutation(len(x))

@@ -5,6 +5,7 @@ number of classes, but for `spectral`, which asks nothing.
 """
 
 import importlib.util
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
@@ -105,7 +106,8 @@ def scan(x: np.ndarray, judge: Judge, setting: Setting) -> None:
         target = labels.overwrite(np.full(len(x), -1))
         if len(labels.samples) == len(x) or labels.known < 2:
             return np.maximum(target, 0)
-        model = LabelSpreading(kernel=lambda *_: graph.copy(), alpha=0.9, max_iter=300)
+        kernel: Any = lambda *_: graph.copy()  # noqa: E731 (its type is said to be str alone)
+        model = LabelSpreading(kernel=kernel, alpha=0.9, max_iter=1000)
         return labels.overwrite(model.fit(x, target).transduction_)
 
     judge.show(partition)
@@ -170,11 +172,12 @@ def mcvopt(x: np.ndarray, judge: Judge, setting: Setting) -> None:
     """Labels for the samples that change a graph Laplacian model most, by variance and margin.
 
     The package graphlearning: its Gaussian kNN graph, Laplace learning and model_change_var_opt
-    (Miller and Bertozzi, arXiv 2110.07739) as in its own example. Until two classes are known, all
-    margins count as equal.
+    (Miller and Bertozzi, arXiv 2110.07739) as in its own example. The first sample is random;
+    until two classes are known, all margins count as equal.
     """
-    import graphlearning as gl
+    import graphlearning as gl  # pyright: ignore[reportMissingImports]
 
+    rng = np.random.default_rng(setting.seed)
     index, distance = neighbours(x)
     graph = gl.graph(gl.weightmatrix.knn(x, NEIGHBOURS, knn_data=(index, distance)))
     width = min(EIGENVECTORS, len(x) // 2)
@@ -189,7 +192,11 @@ def mcvopt(x: np.ndarray, judge: Judge, setting: Setting) -> None:
             unknown = labels.unknown()
             if not len(unknown):
                 return
-            sample = int(unknown[gain.compute(score, unknown).argmax()])
+            sample = int(
+                unknown[gain.compute(score, unknown).argmax()]
+                if labels.samples
+                else rng.choice(unknown)
+            )
             labels.buy(sample, _order(score[sample], labels.known))
             gain.update(np.array([sample]), None)
         if labels.known > 1:
@@ -197,8 +204,23 @@ def mcvopt(x: np.ndarray, judge: Judge, setting: Setting) -> None:
                 fitted = model.fit(np.array(labels.samples), np.array(labels.classes))
             if not np.isfinite(fitted).all():
                 continue  # its solver divides by 0 when no class touches an unlabelled sample
-            score = fitted
-            judge.show(lambda best=score.argmax(axis=1): labels.overwrite(best))
+            score, best = fitted, fitted.argmax(axis=1)
+            judge.show(lambda best=best: labels.overwrite(best))
+
+
+class _Pairs(list[tuple[int, int]]):
+    """A list that knows at once what is in it: COBRAS looks millions of times."""
+
+    def __init__(self):
+        super().__init__()
+        self._set: set[tuple[int, int]] = set()
+
+    def append(self, pair: tuple[int, int], /) -> None:
+        super().append(pair)
+        self._set.add(pair)
+
+    def __contains__(self, pair: object, /) -> bool:
+        return pair in self._set
 
 
 class _Querier:
@@ -218,11 +240,20 @@ class _Querier:
 
 def cobras(x: np.ndarray, judge: Judge, setting: Setting) -> None:
     """COBRAS with k-means super-instances (Van Craenendonck et al., 2018), package cobras_ts."""
-    from cobras_ts.cobras_kmeans import COBRAS_kmeans
+    from cobras_ts import cobras as module  # pyright: ignore[reportMissingImports]
+    from cobras_ts.cobras_kmeans import COBRAS_kmeans  # pyright: ignore[reportMissingImports]
+
+    class Quick(COBRAS_kmeans):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, _Pairs() if name in ("ml", "cl") else value)
 
     np.random.seed(setting.seed)  # its k-means draws from the global generator
-    with mock.patch.object(np, "int", int, create=True):  # gone since NumPy 1.24; it needs it
-        COBRAS_kmeans(x, _Querier(judge), 10**9, store_intermediate_results=False).cluster()
+    with (
+        mock.patch.object(np, "int", int, create=True),  # gone since NumPy 1.24; it needs it
+        # It copies its clusters for who looks at the end; we look as it goes.
+        mock.patch.object(module, "copy", types.SimpleNamespace(deepcopy=lambda same: same)),
+    ):
+        Quick(x, _Querier(judge), 10**9, store_intermediate_results=False).cluster()
 
 
 def _batch(labels: Labels) -> int:

@@ -1,0 +1,155 @@
+"""benchmarks/questions.py: what is measured, and that every method runs."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import drawing, floor, questions, rivals
+from benchmarks.judge import Judge, SpentError, accuracy, checks_up_to, majority, oracle_of
+from pal_jax.active.questions import Question, Relation
+
+CHECKS = [0, 10, 40]
+
+
+def blobs(rng, samples=60, classes=3):
+    y = np.arange(samples) % classes
+    return 10 * np.eye(4)[y] + rng.normal(size=(samples, 4)), y
+
+
+def answers(oracle, pairs):
+    return [answer.relations[0] is Relation.ALIKE
+            for i, j in pairs for answer in oracle([Question(i, (j,))])]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ([7, 7, 7, 1, 1, 1], 1.0),
+        ([0, 0, 1, 2, 2, 2], 5 / 6),  # pure, but one group more than there are classes
+        ([0, 1, 2, 3, 4, 5], 2 / 6),
+        ([0, 0, 0, 0, 0, 0], 3 / 6),  # one group stands for one class only
+        ([0, 0, 1, 1, 1, 0], 4 / 6),
+    ],
+)
+def test_surplus_groups_are_errors(groups, expected):
+    assert accuracy(np.array(groups), np.array([5, 5, 5, 9, 9, 9])) == pytest.approx(expected)
+
+
+def test_every_judgement_counts_and_the_partition_is_looked_at_in_between():
+    judge = Judge(oracle_of(np.array([0, 0, 1]), 0.0, False, 0), np.array([0, 0, 1]), [0, 2])
+    assert judge(0, 1)
+    assert judge(0, 1)  # a repeat costs as much
+    judge.show(lambda: np.array([0, 0, 1]))
+    with pytest.raises(SpentError):
+        judge(0, 2)
+    assert judge.spent == 2
+    assert judge.finish() == [pytest.approx(2 / 3), 1.0]
+
+
+def test_a_majority_stops_when_it_is_certain():
+    labels = np.array([0, 0])
+    judge = Judge(oracle_of(labels, 0.0, False, 0), labels, [99])
+    assert majority(judge, 0, 1, votes=3)
+    assert judge.spent == 2
+    assert majority(judge, 0, 1, votes=1)
+    assert judge.spent == 3
+
+
+def test_sticky_errors_repeat_and_the_others_do_not():
+    labels = np.zeros(40, np.int64)
+    pairs = [(i, j) for i in range(40) for j in range(i)]
+    wrong = {}
+    for sticky in (False, True):
+        oracle = oracle_of(labels, 0.2, sticky, seed=1)
+        first, second = answers(oracle, pairs), answers(oracle, pairs)
+        assert np.mean(first) == pytest.approx(0.8, abs=0.05)
+        wrong[sticky] = np.mean(np.array(first) != second)
+    assert wrong[True] == 0
+    assert wrong[False] == pytest.approx(2 * 0.2 * 0.8, abs=0.05)
+
+
+def test_checks_grow_with_the_answers():
+    checks = checks_up_to(1000, [0, 25, 5000])
+    assert checks[:3] == [0, 2, 4]
+    assert 25 in checks
+    assert checks[-1] == 1000
+    assert max(np.diff(checks)) <= 1000 / 25
+
+
+# Blobs far apart are a graph in pieces, which spectral clustering takes and warns of.
+@pytest.mark.filterwarnings("ignore:Graph is not fully connected")
+@pytest.mark.parametrize("flip", [0.0, 0.1])
+@pytest.mark.parametrize("method", [*questions.ENGINES, *rivals.RIVALS])
+def test_each_method_groups_blobs(method, flip, rng):
+    if package := rivals.missing(method):
+        pytest.skip(f"{package} is an optional dependency of the benchmarks")
+    x, y = blobs(rng)
+    curve = questions.measure(method, x, y, flip, False, 0, CHECKS)
+    assert len(curve["answers"]) == len(curve["accuracy"])
+    assert curve["answers"][0] == 0
+    if method not in ("random_pairs", "cobras") and not flip:
+        assert curve["accuracy"][-1] > 0.95
+    again = questions.measure(method, x, y, flip, False, 0, CHECKS)
+    assert again["accuracy"] == curve["accuracy"]
+
+
+def test_labels_are_bought_from_the_likeliest_class_on(rng):
+    y = np.array([0, 1, 2, 2])
+    x = np.eye(4)
+    judge = Judge(oracle_of(y, 0.0, False, 0), y, [99])
+    labels = rivals.Labels(x, judge, votes=1)
+    for sample, cost in ((0, 0), (1, 1), (2, 2)):
+        before = judge.spent
+        labels.buy(sample, [0, 1][: labels.known])
+        assert judge.spent - before == cost
+    labels.buy(3, [2, 0, 1])
+    assert judge.spent == 4
+    assert labels.classes == [0, 1, 2, 2]
+
+
+def test_answers_needed_are_those_at_the_first_look_that_is_good_enough():
+    curve = {"answers": [0, 10, 20], "accuracy": [0.1, 0.96, 0.99]}
+    assert questions.needed(curve, 0.95) == 10
+    assert questions.needed(curve, 0.999) is None
+    assert questions.after(curve, 19) == 0.96
+    assert questions.needed_cell([curve, curve], 0.95) == "10 ± 0"
+    assert questions.needed_cell([curve], 0.999) == "never"
+
+
+def test_the_floor_is_low_where_the_features_decide_and_high_where_they_do_not(rng):
+    x, y = blobs(rng, samples=300)
+    assert floor.leave_one_out_bits(x, y) < 0.05 * len(y)
+    assert floor.leave_one_out_bits(x, rng.permutation(y)) > np.log2(3) * len(y) * 0.95
+    assert floor.capacity(0.0) == 1
+    assert floor.capacity(0.11) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_command_keeps_its_curves_and_draws_them(tmp_path, monkeypatch, capsys, rng):
+    x, y = blobs(rng)
+    np.savez(tmp_path / "blobs.npz", x=x, y=y)
+    saved, picture = tmp_path / "curves.json", tmp_path / "curves.png"
+    command = ["questions", "--data", str(tmp_path / "blobs.npz"), "--methods", "pal", "scan",
+               "--answers", "0", "20", "--seeds", "2", "--flip", "0", "0.1",
+               "--save", str(saved), "--plot", str(picture)]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    questions.main()
+    first = json.loads(saved.read_text())
+    assert set(first["blobs"]) == {"clean", "10 % wrong"}
+    assert set(first["blobs"]["clean"]) == {"pal", "scan"}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+
+    monkeypatch.setattr(questions, "measure", None)  # nothing is measured twice
+    questions.main()
+    assert json.loads(saved.read_text()) == first
+    assert capsys.readouterr().out == printed
+    assert "| pal |" in printed
+    assert "information floor" in printed
+
+
+def test_drawing_survives_without_the_noisy_panel(tmp_path):
+    curve = {"answers": [0, 10, 100], "accuracy": [0.5, 0.7, 0.9]}
+    drawing.draw({"clean": {"scan": {"0": curve}, "spectral": {"0": curve}}}, tmp_path / "one.png")
+    assert (tmp_path / "one.png").stat().st_size > 1000
