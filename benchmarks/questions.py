@@ -66,7 +66,8 @@ QUOTED = {
     ),
 }  # fmt: skip
 
-Curve = dict[str, list[Any]]  # answers: counts, ascending; accuracy: after so many; seconds: [all]
+# answers: counts, ascending; accuracy: from so many on; seconds: [of all]; budget: [last look]
+Curve = dict[str, list[Any]]
 
 
 def noise_name(flip: float, sticky: bool) -> str:
@@ -150,10 +151,17 @@ def measure(
     else:
         setting = Setting(seed, VOTES if flip else 1, len(np.unique(y)))
         curve = rival_curve(method, x, y, oracle, checks, setting, progress)
-    curve["accuracy"] = [round(score, 4) for score in curve["accuracy"]]
+    curve = changes({**curve, "accuracy": [round(score, 4) for score in curve["accuracy"]]})
     curve["seconds"] = [round(time.perf_counter() - start, 1)]
     curve["budget"] = [checks[-1]]
     return curve
+
+
+def changes(curve: Curve) -> Curve:
+    """The looks at which the accuracy was another than at the one before: all that is kept."""
+    scores = curve["accuracy"]
+    kept = [i for i, score in enumerate(scores) if not i or score != scores[i - 1]]
+    return {key: [curve[key][i] for i in kept] for key in ("answers", "accuracy")}
 
 
 def after(curve: Curve, answers: int) -> float:

@@ -118,6 +118,13 @@ def test_answers_needed_are_those_at_the_first_look_that_is_good_enough():
     assert questions.needed_cell([curve], 0.999) == "never"
 
 
+def test_a_curve_keeps_the_looks_at_which_it_changed():
+    curve = {"answers": [0, 2, 4, 6], "accuracy": [0.5, 0.5, 0.7, 0.5]}
+    kept = questions.changes(curve)
+    assert kept == {"answers": [0, 4, 6], "accuracy": [0.5, 0.7, 0.5]}
+    assert [questions.after(kept, a) for a in curve["answers"]] == curve["accuracy"]
+
+
 def test_the_floor_is_low_where_the_features_decide_and_high_where_they_do_not(rng):
     x, y = blobs(rng, samples=300)
     assert floor.leave_one_out_bits(x, y) < 0.05 * len(y)
