@@ -21,7 +21,7 @@ STYLES = {
     "pal": ("pal_jax", "#1f5fbf"),
 }
 PANELS = {"clean": "every answer right", "10 % wrong": "one answer in ten wrong"}
-ZERO = 8  # where the partition before any answer stands on the log axis
+ZERO = 7  # where the partition before any answer stands on the log axis
 TICKS = (10, 25, 50, 100, 200, 400, 800, 1600)
 
 
@@ -57,15 +57,14 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _line(ax: Axes, curves: list[dict[str, list[float]]], label: str, colour: str) -> None:
-    answers = np.unique(np.concatenate([curve["answers"] for curve in curves]))
+    last = min(TICKS[-1], *(int(curve["budget"][0]) for curve in curves))
+    answers = np.unique(np.geomspace(TICKS[0], last, 300).astype(int))
     scores = np.array([_step(curve, answers) for curve in curves])
     width, order = (2.4, 5) if colour == STYLES["pal"][1] else (1.5, 3)
-    asked = answers >= TICKS[0]
-    ax.plot(answers[asked], scores.mean(axis=0)[asked], color=colour, lw=width, label=label,
-            zorder=order)  # fmt: skip
-    ax.fill_between(answers[asked], scores.min(axis=0)[asked], scores.max(axis=0)[asked],
-                    color=colour, alpha=0.12, lw=0)  # fmt: skip
-    ax.plot(ZERO, scores.mean(axis=0)[0], "o", color=colour, ms=4, zorder=order)
+    ax.plot(answers, scores.mean(axis=0), color=colour, lw=width, label=label, zorder=order)
+    ax.fill_between(answers, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.12, lw=0)
+    start = np.mean([curve["accuracy"][0] for curve in curves])
+    ax.plot(ZERO, start, "o", color=colour, ms=4, zorder=order)
 
 
 def _step(curve: dict[str, list[float]], answers: np.ndarray) -> np.ndarray:
@@ -75,7 +74,7 @@ def _step(curve: dict[str, list[float]], answers: np.ndarray) -> np.ndarray:
 
 def _dress(ax: Axes, title: str) -> None:
     ax.set_xscale("log")
-    ax.set_xticks([ZERO, *TICKS], ["0", "", *(str(tick) for tick in TICKS[1:])])
+    ax.set_xticks([ZERO, *TICKS], [str(answers) for answers in (0, *TICKS)])
     ax.minorticks_off()
     ax.set_xlim(ZERO * 0.85, TICKS[-1] * 1.05)
     ax.set_ylim(0, 1.01)

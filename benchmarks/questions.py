@@ -3,25 +3,27 @@ r"""Accuracy of the partition against the number of yes/no answers: this engine 
     python -m benchmarks.questions                                   # digits, right answers
     python -m benchmarks.questions --flip 0.1 --methods pal scan     # 10 % of the answers wrong
     python -m benchmarks.questions --data embedding.npz --answers 0 50 100 200 400 800 1600 3200
-    python -m benchmarks.questions --data digits --flip 0 0.1 --save docs/questions.json \
-        --methods pal --again --plot docs/questions.png
+    python -m benchmarks.questions --flip 0 0.1 --save docs/questions.json --again pal \
+        --plot docs/questions.png
 
 No training: all methods get the same features and hear the same oracle. docs/questions.md has the
 protocol and the tables. With --save, curves that the file holds are read from it instead of
-measured, but for --again; it is written after each curve, so a stopped run goes on. Rivals whose
-package is not here (pip install -r requirements/benchmarks.txt) are left out and named.
+measured, but for the methods of --again; it is written after each curve, so a stopped run goes on.
+Rivals whose package is not here (pip install -r requirements/benchmarks.txt) are left out, unless
+the file has them.
 """
 
 import argparse
 import contextlib
 import functools
 import inspect
+import itertools
 import json
 import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +153,7 @@ def measure(
     else:
         setting = Setting(seed, VOTES if flip else 1, len(np.unique(y)))
         curve = rival_curve(method, x, y, oracle, checks, setting, progress)
-    curve = changes({**curve, "accuracy": [round(score, 4) for score in curve["accuracy"]]})
+    curve = changes({**curve, "accuracy": [round(float(score), 4) for score in curve["accuracy"]]})
     curve["seconds"] = [round(time.perf_counter() - start, 1)]
     curve["budget"] = [checks[-1]]
     return curve
@@ -240,46 +242,45 @@ def _one_line_lists(text: str) -> str:
     return parts[0] + "".join(f"[{' '.join(a.split())}]{b}" for a, b in inside)
 
 
-def run(args: argparse.Namespace, results: Results) -> list[tuple[str, dict[str, list[Curve]]]]:
+def run(
+    args: argparse.Namespace, source: str, results: Results
+) -> Iterator[tuple[str, dict[str, list[Curve]]]]:
     """Measures what is not there yet; the curves of each noise by method."""
-    x, y = datasets.load(args.data)
+    x, y = datasets.load(source)
     x, y = x[: args.limit], y[: args.limit]
-    data = Path(args.data).stem
-    print(floor.sentence(x, y, [flip for flip in args.flip if flip]), flush=True)
+    data = Path(source).stem
+    print(f"\n{data}: {floor.sentence(x, y, [flip for flip in args.flip if flip])}", flush=True)
     budget = args.budget or max(args.answers)
     checks = checks_up_to(budget, args.answers)
-    tables = []
     for flip in args.flip:
         noise = noise_name(flip, args.sticky and flip > 0)
         curves: dict[str, list[Curve]] = {}
-        for method in args.methods:
-            if missing(method):
-                print(f"{method} is left out: no package {missing(method)}", file=sys.stderr)
-                continue
-            for seed in range(args.seeds):
-                keys = (data, noise, method, str(seed))
-                curve = results.get(*keys)
-                if args.again or curve is None or curve["budget"][0] < budget:
-                    name = f"{data}, {noise}, {method}, seed {seed}"
-                    with tqdm(total=budget, desc=name, unit="answer", leave=False) as bar:
-                        curve = measure(
-                            method, x, y, flip, args.sticky, seed, checks,
-                            lambda answers, bar=bar: bar.update(answers - bar.n),
-                        )  # fmt: skip
-                    results.put(curve, *keys)
-                curves.setdefault(method, []).append(curve)
-        tables.append((noise, curves))
-    return tables
+        for method, seed in itertools.product(args.methods, range(args.seeds)):
+            keys = (data, noise, method, str(seed))
+            curve = results.get(*keys)
+            if method in args.again or curve is None or curve["budget"][0] < budget:
+                if missing(method):
+                    print(f"{method} is left out: no package {missing(method)}", file=sys.stderr)
+                    continue
+                name = f"{data}, {noise}, {method}, seed {seed}"
+                with tqdm(total=budget, desc=name, unit="answer", leave=False) as bar:
+                    curve = measure(
+                        method, x, y, flip, args.sticky, seed, checks,
+                        lambda answers, bar=bar: bar.update(answers - bar.n),
+                    )  # fmt: skip
+                results.put(curve, *keys)
+            curves.setdefault(method, []).append(curve)
+        yield noise, curves
 
 
 def main() -> None:
+    methods = [*ENGINES, *RIVALS]
     parser = argparse.ArgumentParser(description="Accuracy of the partition against answers.")
-    parser.add_argument("--data", default="digits", help="digits, breast_cancer, wine, iris, or "
-                        "an .npz with x [n, d] and y [n]")  # fmt: skip
+    parser.add_argument("--data", nargs="+", default=["digits"], help="digits, breast_cancer, "
+                        "wine, iris, or an .npz with x [n, d] and y [n]")  # fmt: skip
     parser.add_argument("--limit", type=int, help="use only so many samples of it")
-    parser.add_argument("--methods", nargs="+", choices=[*ENGINES, *RIVALS],
-                        default=["pal", *RIVALS], metavar="METHOD",
-                        help=", ".join([*ENGINES, *RIVALS]))  # fmt: skip
+    parser.add_argument("--methods", nargs="+", choices=methods, default=["pal", *RIVALS],
+                        metavar="METHOD", help=", ".join(methods))  # fmt: skip
     parser.add_argument("--answers", nargs="+", type=int, help="columns of the table",
                         default=[0, 25, 50, 100, 200, 400, 800, 1600])  # fmt: skip
     parser.add_argument("--goals", nargs="*", type=float, help="accuracies to be reached",
@@ -290,20 +291,24 @@ def main() -> None:
                         "answers")  # fmt: skip
     parser.add_argument("--sticky", action="store_true", help="a pair is always answered alike")
     parser.add_argument("--save", type=Path, help="a JSON file of curves, read and added to")
-    parser.add_argument("--again", action="store_true", help="measure what it holds again")
-    parser.add_argument("--plot", type=Path, help="draw the curves of the file for this data")
+    parser.add_argument("--again", nargs="+", default=[], choices=methods, metavar="METHOD",
+                        help="methods to measure again, though the file holds them")  # fmt: skip
+    parser.add_argument("--plot", type=Path, help="draw the curves of the first data set")
     args = parser.parse_args()
     args.answers.sort()
 
     results = Results(args.save)
-    for noise, curves in run(args, results):
-        print("\n" + table(f"{args.data}, {noise}", curves, args.answers, args.goals))
-        if "cobras" in args.methods and missing("cobras"):
-            print(quoted_row(Path(args.data).stem, noise, args.answers, args.goals))
+    for source in args.data:
+        data = Path(source).stem
+        for noise, curves in run(args, source, results):
+            print("\n" + table(f"{data}, {noise}", curves, args.answers, args.goals))
+            if "cobras" in args.methods and missing("cobras") and "cobras" not in curves:
+                print(quoted_row(data, noise, args.answers, args.goals))
+            sys.stdout.flush()
     if args.plot:
-        from benchmarks import drawing
+        from benchmarks import drawing  # matplotlib is an optional dependency of the benchmarks
 
-        drawing.draw(results.curves[Path(args.data).stem], args.plot)
+        drawing.draw(results.curves[Path(args.data[0]).stem], args.plot)
 
 
 if __name__ == "__main__":
