@@ -154,6 +154,11 @@ def test_the_command_keeps_its_curves_and_draws_them(tmp_path, monkeypatch, caps
     assert "information floor" in printed
 
 
+def test_a_quoted_row_says_that_it_is_quoted():
+    row = questions.quoted_row("digits", "clean", [0, 25], [0.95])
+    assert row == "| cobras (quoted, not measured here) |  | 0.42 |  |  |"
+
+
 def test_drawing_survives_without_the_noisy_panel(tmp_path):
     curve = {"answers": [0, 10, 100], "accuracy": [0.5, 0.7, 0.9], "budget": [400]}
     drawing.draw({"clean": {"scan": {"0": curve}, "spectral": {"0": curve}}}, tmp_path / "one.png")
