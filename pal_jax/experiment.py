@@ -393,7 +393,13 @@ def build_optimizer(config: Config) -> optax.GradientTransformation:
 # Oracles that know the true labels: random questions can be put to them for comparison.
 _SIMULATED = ("labels", "noisy")
 
-STRATEGIES = {"random": strategies.random_pairs, "most_informative": strategies.most_informative}
+STRATEGIES = {
+    "random": strategies.random_pairs,
+    "nearest_representative": strategies.nearest_representative,
+    "farthest_first": strategies.farthest_first,
+    "most_uncertain": strategies.most_uncertain,
+    "most_informative": strategies.most_informative,
+}
 
 History = Sequence[Answer]
 OracleMaker = Callable[[History], Oracle]

@@ -37,12 +37,14 @@ def test_the_graph_has_the_published_weights():
     weights = np.exp(-np.square(distance) / np.outer(width, width))
     near = (distance <= width[:, None]) & ~np.eye(30, dtype=bool)
     expected = (np.where(near, weights, 0.0) + np.where(near, weights, 0.0).T) / 2
-    np.testing.assert_allclose(dense(geometry.neighbour_graph(z, k)), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        dense(geometry.neighbour_graph(*geometry.nearest(z, k))), expected, atol=1e-12
+    )
 
 
 def test_sparse_product_is_the_dense_one(monkeypatch, rng):
     monkeypatch.setattr(geometry, "_BLOCK", 13)
-    graph = geometry.neighbour_graph(blobs(), 3)
+    graph = geometry.neighbour_graph(*geometry.nearest(blobs(), 3))
     x = rng.normal(size=(90, 5))
     np.testing.assert_allclose(graph.matmul(x), dense(graph) @ x, atol=1e-12)
     assert graph.matmul(x.astype(np.float32)).dtype == np.float32
@@ -65,7 +67,7 @@ def test_features_are_the_kernel_with_unit_diagonal():
 
 def test_iterated_eigenpairs_are_the_exact_ones(monkeypatch):
     rng = np.random.default_rng(0)
-    graph = geometry.neighbour_graph(rng.normal(size=(400, 6)), 8).normalised()
+    graph = geometry.neighbour_graph(*geometry.nearest(rng.normal(size=(400, 6)), 8)).normalised()
     exact, vectors = geometry.top_eigenpairs(graph, 40)
     monkeypatch.setattr(geometry, "_DENSE", 0)
     values, others = geometry.top_eigenpairs(graph, 40)

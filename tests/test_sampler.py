@@ -318,7 +318,7 @@ def test_a_passive_run_has_the_groups_of_its_labels():
     groups = half.partition(Z).groups
     assert groups.max() == 3
     together = groups[:, None] == groups
-    assert np.mean(together == (LABELS[:, None] == LABELS)) > 0.9
+    assert np.mean(together == (LABELS[:, None] == LABELS)) > 0.85  # as 3 nearest neighbours do
 
 
 def test_groups_are_numbered_by_size_then_smallest_id():

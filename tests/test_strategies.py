@@ -6,13 +6,20 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_digits
 
 from pal_jax.active import strategies
+from pal_jax.active.evidence import Trust
 from pal_jax.active.geometry import Geometry
 from pal_jax.active.oracles import LabelOracle, NoisyOracle
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.relations import Relations
 from pal_jax.active.sampler import Sampler
 
-STRATEGIES = [strategies.random_pairs, strategies.most_informative]
+STRATEGIES = [
+    strategies.random_pairs,
+    strategies.nearest_representative,
+    strategies.farthest_first,
+    strategies.most_uncertain,
+    strategies.most_informative,
+]
 LABELS = np.arange(60) % 3
 
 
@@ -24,7 +31,7 @@ def blobs(seed: int = 0) -> np.ndarray:
 def knowledge(z, *, candidates=1, error_rate=0.0, answers=()) -> strategies.Knowledge:
     relations = Relations(len(z))
     relations.add(answers)
-    return strategies.Knowledge(Geometry(z), relations, candidates, error_rate)
+    return strategies.Knowledge(Geometry(z), relations, candidates, Trust(error_rate))
 
 
 def run(strategy, z, labels, questions, **settings):

@@ -4,9 +4,11 @@ import dataclasses
 import functools
 import hashlib
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 
+from pal_jax.active.field import Field
 from pal_jax.errors import UserError
 
 _NEIGHBOURS = 10  # of each sample in the graph
@@ -14,6 +16,9 @@ _SPREAD = 0.99  # of the kernel (I - spread S)^-1: how far an answer is heard
 _RANK = 256  # eigenvectors that stand for the kernel
 _DENSE = 500  # up to here all eigenvectors are computed exactly
 _CELLS = 64  # that communities are made of
+_CORE = 24  # most central samples of a community: typical of it
+# Shares of three kernels in one: along the graph, near by, and over all of the data.
+_CLUSTERED, _SMOOTH = (0.7, 0.3, 0.0), (0.4, 0.2, 0.4)
 _BLOCK = 1_024  # rows of a sparse product at a time
 _CHUNK = 1 << 24  # numbers of an [n, chunk] block of distances
 
@@ -68,15 +73,25 @@ class Geometry:
     def __init__(self, embeddings: np.ndarray):
         self.embeddings = embeddings
         self.n = len(embeddings)
+        self._memory: dict[str, np.ndarray] = {}
+
+    @functools.cached_property
+    def _nearest(self) -> tuple[np.ndarray, np.ndarray]:
+        return nearest(self.embeddings, min(_NEIGHBOURS, self.n - 1))
 
     @functools.cached_property
     def graph(self) -> Graph:
         """Nearest neighbours with self-tuning weights, symmetric; nothing on the diagonal."""
-        return neighbour_graph(self.embeddings, min(_NEIGHBOURS, self.n - 1))
+        return neighbour_graph(*self._nearest)
+
+    @functools.cached_property
+    def _normalised(self) -> tuple[Graph, np.ndarray]:
+        graph = self.graph.normalised()
+        return graph, graph.rows()
 
     @functools.cached_property
     def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        return top_eigenpairs(self.graph.normalised(), min(_RANK, self.n))
+        return top_eigenpairs(self._normalised[0], min(_RANK, self.n))
 
     @functools.cached_property
     def features(self) -> np.ndarray:
@@ -91,6 +106,99 @@ class Geometry:
         missing = np.maximum(1.0 - np.square(vectors).sum(axis=1), 0.0)
         diagonal = np.square(features).sum(axis=1) + missing
         return features / np.sqrt(diagonal)[:, None]
+
+    @functools.cached_property
+    def _points(self) -> np.ndarray:
+        """[n, d] float32 of which |difference|^2 is 1 at the typical 10th neighbour."""
+        z = _bounded(self.embeddings)
+        square = self._nearest[1][:, -1] if self.n > 1 else np.ones(1)
+        positive = square[square > 0]
+        return (z / np.sqrt(np.median(positive) if len(positive) else 1.0)).astype(np.float32)
+
+    @functools.cached_property
+    def _features(self) -> np.ndarray:
+        return self.features.astype(np.float32)
+
+    @functools.cached_property
+    def _squares(self) -> np.ndarray:
+        return np.square(self._points).sum(axis=1)
+
+    @functools.cached_property
+    def _width(self) -> float:
+        """Mean |z_i - z_j|^2 of two samples, in units of that of a typical 10th neighbour."""
+        return max(2.0 * float(self._points.var(axis=0).sum()), 1e-12)
+
+    def kernel(
+        self,
+        rows: np.ndarray,
+        columns: np.ndarray | slice,
+        shares: tuple[float, float, float] = _CLUSTERED,
+    ) -> np.ndarray:
+        """[R, C] float32 similarity of samples: 1 for a sample and itself; O((r + d) R C).
+
+        Three kernels, mixed: that of the graph, which carries an answer through a whole cluster;
+        exp(-|z_i - z_j|^2 / s^2) with s^2 that of a typical 10th neighbour, which tells samples
+        that are unlike those around them; and the same with s^2 the mean over all pairs, which
+        draws smooth borders where classes overlap. On digits with all labels known the last error
+        stands at rank 700 of the uncertain samples by the first alone, at 118 with the second.
+        """
+        graph, near, wide = shares
+        square = self._squares[rows][:, None] + self._squares[columns]
+        square -= 2.0 * (self._points[rows] @ self._points[columns].T)
+        square = np.maximum(square, 0.0)
+        out = np.float32(near) * np.exp(-square)
+        out += np.float32(graph) * (self._features[rows] @ self._features[columns].T)
+        if wide:
+            out += np.float32(wide) * np.exp(square * np.float32(-1.0 / self._width))
+        out[np.asarray(rows)[:, None] == np.arange(self.n)[columns]] = 1.0
+        return out
+
+    @functools.cached_property
+    def fields(self) -> tuple[Field, Field]:
+        """What placed samples say about all others, for data in clusters and for data without."""
+        clustered = functools.partial(self.kernel, shares=_CLUSTERED)
+        smooth = functools.partial(self.kernel, shares=_SMOOTH)
+        return Field(clustered, self.n), Field(smooth, self.n)
+
+    def between(self, member: np.ndarray, count: int) -> np.ndarray:
+        """[C, C] summed normalised edge weights between groups, [n] int each below `count`."""
+        graph, rows = self._normalised
+        edges = member[rows] * count + member[graph.indices]
+        return np.bincount(edges, graph.weights, minlength=count * count).reshape(count, count)
+
+    @functools.cached_property
+    def _profiles(self) -> np.ndarray:
+        """[n, cells] float32 exp(-|z_i - c|^2) to the centre c of each cell: where it lies."""
+        one = np.zeros((self.n, int(self.cells.max()) + 1), np.float32)
+        one[np.arange(self.n), self.cells] = 1.0
+        centres = (one.T @ self._points) / one.sum(axis=0)[:, None]
+        square = self._squares[:, None] + np.square(centres).sum(axis=1)
+        square -= 2.0 * (self._points @ centres.T)
+        return np.exp(-np.maximum(square, 0.0))
+
+    def likeness(self, member: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Two [C, C] cosines in [0, 1] of groups: of their mean features, and of their profiles.
+
+        The first goes along the graph, the second straight through space.
+        """
+        one = np.zeros((self.n, count), np.float32)
+        one[np.arange(self.n), member] = 1.0
+        return _cosines(one.T @ self._features), _cosines(one.T @ self._profiles)
+
+    def pull(self, weight: np.ndarray) -> np.ndarray:
+        """[n, C] how central each sample is for samples weighted by [n, C]."""
+        return self._features @ (self._features.T @ weight.astype(np.float32))
+
+    def remember(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What others derive from the embedding alone: made at the first call."""
+        if name not in self._memory:
+            self._memory[name] = make()
+        return self._memory[name]
+
+    @functools.cached_property
+    def field(self) -> Field:
+        """What placed samples say about all others; grows with the samples it is asked about."""
+        return Field(self.kernel, self.n)
 
     @functools.cached_property
     def cells(self) -> np.ndarray:
@@ -115,6 +223,17 @@ class Geometry:
         """The most central sample of each community."""
         order = np.lexsort((-self.centrality(self.communities), self.communities))
         return order[np.flatnonzero(np.diff(self.communities[order], prepend=-1))]
+
+    @functools.cached_property
+    def core(self) -> np.ndarray:
+        """[n] bool: the most central samples of each community."""
+        order = np.lexsort((-self.centrality(self.communities), self.communities))
+        starts = np.flatnonzero(np.diff(self.communities[order], prepend=-1))
+        core = np.zeros(self.n, bool)
+        for start in starts:
+            piece = order[start : start + _CORE]
+            core[piece[self.communities[piece] == self.communities[order[start]]]] = True
+        return core
 
     def centrality(self, groups: np.ndarray) -> np.ndarray:
         """[n] similarity of each sample to all of its own group, given as [n] int."""
@@ -193,9 +312,7 @@ def nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     float32, their distances and order computed in float64; of equals, the smaller id first.
     """
     n = len(points)
-    scale = np.abs(points).max()
-    points = points / (scale if scale > 0 else 1.0)  # so that no square overflows
-    centred = points - points.mean(axis=0)
+    centred = _bounded(points)
     z = centred.astype(np.float32)
     square = np.square(z).sum(axis=1)
     index = np.empty((n, k), np.int64)
@@ -213,14 +330,29 @@ def nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return index, distance
 
 
-def neighbour_graph(points: np.ndarray, k: int) -> Graph:
+def _cosines(rows: np.ndarray) -> np.ndarray:
+    """[C, C] non-negative cosines of [C, r] rows; 0 for a row of zeros."""
+    norm = np.sqrt(np.square(rows).sum(axis=1)) + 1e-12
+    return np.maximum((rows @ rows.T) / norm[:, None] / norm, 0.0).astype(np.float64)
+
+
+def _bounded(points: np.ndarray) -> np.ndarray:
+    """Centred, in units of the largest |coordinate|, so that no square overflows."""
+    scale = np.abs(points).max()
+    points = points / (scale if scale > 0 else 1.0)
+    return points - points.mean(axis=0)
+
+
+def neighbour_graph(index: np.ndarray, distance: np.ndarray) -> Graph:
     """exp(-|z_i - z_j|^2 / (s_i s_j)) to the k nearest, s_i the distance to the k-th.
+
+    Args:
+        index, distance: [n, k] the neighbours of each sample and their squared distances.
 
     Made symmetric by (W + W^T) / 2. Source: Zelnik-Manor and Perona, Self-tuning spectral
     clustering, NeurIPS 2004.
     """
-    n = len(points)
-    index, distance = nearest(points, k)
+    n, k = index.shape
     width = np.sqrt(distance[:, -1]) if k else np.ones(n)
     positive = width[width > 0]
     # Samples with k exact copies would have width 0: they get a thousandth of a typical one.

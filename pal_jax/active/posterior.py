@@ -1,192 +1,383 @@
 """To which group each sample belongs, given the embedding and the answers so far."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
+from pal_jax.active import evidence as evidence_lib
+from pal_jax.active.evidence import Evidence, Trust
+from pal_jax.active.field import Field
 from pal_jax.active.geometry import Geometry
-from pal_jax.active.questions import Relation
+from pal_jax.active.links import NEVER, Links, fit, infer_links, sigmoid
 from pal_jax.active.relations import Relations
 
-_NOISE = 0.01  # variance of a label around the smooth function of the graph
-_NEWS = 2  # new groups counted before the first question, so that some are expected
-_TINY = 1e-300
-SURPRISE = 0.02  # share of probability that no geometry takes away
+# power of the regression's mean that is proportional to a probability, and chance that it does not
+# hold where no answer is heard: what is tried, what is expected, and how many nepers of likelihood
+# a factor e away from it must bring
+_SHARPNESS, _SHARP, _SHARP_STIFFNESS = (1.0, 1.5, 2.0, 2.5, 3.5, 5.0), 2.5, 3.0
+_DOUBT, _DOUBTED, _DOUBT_STIFFNESS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.6), 0.05, 0.5
+_SURPRISE = 0.02  # share of probability that no geometry takes away
+_NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample is asked about
+_MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
+_SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
+_FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
+_TINY = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-    """Gaussian process regression of group membership on the kernel of `Geometry`.
-
-    Placed samples are targets 1 in the column of their group and 0 in the others. With F the
-    posterior mean and v the posterior variance at a sample, the probability of group g is
-    proportional to max(F_g, 0)^2; that of a group which nobody has seen to v, times how often
-    new groups still turn up. Answers "not alike" multiply it by (e / (1 - e))^votes, which is 0
-    for an error rate e of 0.
+    """What is believed. Columns are groups that were seen apart at some time; believed to be one
+    class, several make a cluster.
 
     Args:
-        names: [C] names of the groups, ascending.
-        column: [n] int, column of the group of each placed sample, -1 elsewhere.
-        mean: [n, C] F.
-        variance: [n] v, in [0, 1].
-        probability: [n, C + 1]; the last column is the unseen group. One-hot where placed.
-        covariance: [r, r] of the weights of the features.
-        noise: [n] variance of an observation at each sample.
-        news: how often a sample outside of what is known founds a new group.
+        nodes: [m] samples that speak for the others: central, known or asked about.
+        unit: [m] int: nodes with equal numbers are proven to be of one group.
+        first: [C] the unit that opened each column.
+        column: [n, C + 1] probability of each column; the last is a group nobody has seen.
+        links: which columns are one class.
+        cluster: [n, K] probability of each cluster; sums to 1 less that of the unseen group.
+        variance: [n] of the regression, in [0, 1]: 1 where no answer is heard.
+        field: the regression at these nodes.
+        error: share of wrong answers of the oracle heard last.
+        hard: whether no answer can be wrong.
     """
 
-    names: np.ndarray
+    nodes: np.ndarray
+    unit: np.ndarray
+    first: np.ndarray
     column: np.ndarray
-    mean: np.ndarray
+    links: Links
+    cluster: np.ndarray
     variance: np.ndarray
-    probability: np.ndarray
-    covariance: np.ndarray
-    noise: np.ndarray
-    news: float
+    field: Field
+    error: float
+    hard: bool
 
     @property
-    def placed(self) -> np.ndarray:
-        """[n] bool."""
-        return self.column >= 0
+    def opener(self) -> np.ndarray:
+        """[C] a sample of the unit that opened each column."""
+        return self.nodes[np.unique(self.unit, return_index=True)[1][self.first]]
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """[n] probability that a sample is not of its most probable cluster."""
+        return 1.0 - self.cluster.max(axis=1)
+
+    def sureness(self) -> np.ndarray:
+        """[n] probability that a sample is where it belongs: in its class, and that class whole.
+
+        A cluster that is likely a piece of a larger one is in the wrong place with all it holds,
+        and so is a column that was joined to a cluster it may not belong to.
+        """
+        size = self.column[:, :-1].sum(axis=0)
+        chance, cluster = self.links.chance, self.links.cluster
+        smaller = (size[:, None] < size) | (
+            (size[:, None] == size) & (np.arange(len(size))[:, None] > np.arange(len(size)))
+        )
+        joined = cluster[:, None] == cluster
+        whole = np.prod(1.0 - np.where(smaller & ~joined, chance, 0.0), axis=1)
+        beside = np.where(smaller & joined, chance, 0.0).max(axis=1, initial=0.0)
+        right = np.where((smaller & joined).any(axis=1), beside, whole)
+        best = self.cluster.argmax(axis=1)
+        mine = self.column[:, :-1] * (cluster == best[:, None])
+        return mine @ right
 
 
-def infer(
-    geometry: Geometry,
-    relations: Relations,
-    error_rate: float = 0.0,
-    groups: np.ndarray | None = None,
-) -> Posterior:
-    """The posterior, from nothing but its arguments; O(n r (r + C)).
+def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
+    """The posterior after all answers.
 
-    Placed are samples with a label known from the start, those alike to another one, the most
-    central sample of each community without such a label, and samples that the answers keep out
-    of so many groups that a group of their own is most probable.
-
-    Args:
-        error_rate: how often a judgement is wrong.
-        groups: [n] names of groups to be taken for granted, such as `likely_groups`; None:
-            those that follow from the answers.
+    Columns are opened by the most central sample of each community (or by labels known from the
+    start, where a community has some), and by samples that answers keep out of all columns.
+    Gaussian process regression of their labels gives every sample prior probabilities, its
+    neighbours' opinion; answers multiply them, and what is then believed of the samples asked
+    about is regressed again. An unsure sample speaks as its neighbours do. With oracles that are
+    never wrong, samples that closure joins are one unit.
     """
-    groups = relations.groups() if groups is None else groups
-    known = relations.known() >= 0
-    placed = known | (np.bincount(groups, minlength=len(groups))[groups] > 1)
+    judgements = relations.judgements()
+    nodes, base = _nodes(geometry, relations)
+    hard = trust.is_hard(judgements)
+    unit = _units(nodes, relations, hard)
+    at_unit = np.full(geometry.n, -1)
+    at_unit[nodes] = unit
+    for field in geometry.fields:
+        field.move_to(nodes.tolist())
+    table = evidence_lib.rates(judgements, trust)
+    first = _first_columns(unit[:base])
+
+    def believe(table: np.ndarray) -> tuple[Evidence, _Belief, np.ndarray, Links]:
+        said = evidence_lib.weigh(judgements, table)
+        heard = said.about(at_unit)
+        belief = _believe(geometry, heard, unit, first)
+        column = _spread(belief, nodes, unit)
+        known = _known_columns(relations, nodes, unit, belief.first)
+        labelled = np.flatnonzero(known >= 0)
+        column[labelled] = np.eye(column.shape[1])[known[labelled]]
+        apart = np.bincount(known[labelled], minlength=len(belief.first)) > 0
+        return said, belief, column, _link(geometry, belief, column, heard, said, base, apart)
+
+    said, belief, column, links = believe(table)
+    if any(trust.of(oracle) is None for oracle in judgements.oracles):
+        alike = _alike_without(said, at_unit, belief, links)
+        table = evidence_lib.rates(judgements, trust, alike)
+        said, belief, column, links = believe(table)
+    one = np.eye(links.cluster.max() + 1)[links.cluster]
+    return Posterior(
+        nodes=nodes,
+        unit=unit,
+        first=belief.first,
+        column=column,
+        links=links,
+        cluster=column[:, :-1] @ one,
+        variance=belief.model.field.variance,
+        field=belief.model.field,
+        error=evidence_lib.error_of(table, judgements, trust),
+        hard=hard,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """A regression and how far it is believed.
+
+    With F the mean and v in [0, 1] the variance at a sample, column c has probability
+    (1 - doubt v) F_c^sharpness / sum F^sharpness + doubt v / C: where no answer is heard,
+    looks are only looks.
+    """
+
+    field: Field
+    sharpness: float
+    doubt: float
+
+    def shares(self, mean: np.ndarray, variance: np.ndarray, news: np.ndarray) -> np.ndarray:
+        """[N, C + 1] probabilities from mean [N, C] and variance [N]; `news` [N] is that of an
+        unseen group."""
+        score = np.maximum(mean, 0.0).astype(np.float64) ** self.sharpness + _TINY
+        doubt = self.doubt * variance
+        score *= ((1.0 - doubt) / score.sum(axis=1))[:, None]
+        score += (doubt / score.shape[1])[:, None]
+        return np.concatenate([score * (1.0 - news)[:, None], news[:, None]], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Belief:
+    """What is believed of the units under one model.
+
+    share: [U, C + 1] of each unit. labels: [m, C] what the nodes are regressed to. logits:
+    [U, C + 1] logarithm of the share, up to a constant a row. news: chance that a sample is of an
+    unseen group. first: [C] unit that opened each column. model: the regression behind it.
+    """
+
+    share: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    news: float
+    first: np.ndarray
+    model: _Model
+
+
+def _nodes(geometry: Geometry, relations: Relations) -> tuple[np.ndarray, int]:
+    """The samples that speak for the others, and how many of them open columns.
+
+    In an order to which answers only append: known from the start, medoids, asked about.
+    """
+    known = np.flatnonzero(relations.known() >= 0)
     labelled = np.isin(geometry.communities, geometry.communities[known])
-    placed[geometry.medoids[~labelled[geometry.medoids]]] = True
-    asked = np.unique(np.array([*relations.pairs()], np.int64))
-    refused = [any(placed[other] for other in relations.apart(i)) for i in groups[asked].tolist()]
-    loose = asked[~placed[asked] & np.array(refused, dtype=bool)]
-    posterior = _regress(geometry, relations, groups, placed, loose, error_rate)
-    founders = loose[posterior.probability[loose].argmax(axis=1) == len(posterior.names)]
-    if len(founders):
-        placed[founders] = True
-        posterior = _regress(geometry, relations, groups, placed, loose[~placed[loose]], error_rate)
-    return posterior
+    if len(known) > _MOST_KNOWN:
+        known = known[np.linspace(0, len(known) - 1, _MOST_KNOWN).astype(np.int64)]
+    base = list(dict.fromkeys([*known, *geometry.medoids[~labelled[geometry.medoids]]]))
+    judgements = relations.judgements()
+    asked = np.stack([judgements.first, judgements.second], axis=1).ravel()
+    nodes = np.array(list(dict.fromkeys([*base, *asked.tolist()])), np.int64)
+    return nodes, len(base)
 
 
-def _regress(
-    geometry: Geometry,
-    relations: Relations,
-    groups: np.ndarray,
-    placed: np.ndarray,
-    loose: np.ndarray,
-    error_rate: float,
-) -> Posterior:
-    """The posterior for given placed samples; `loose` were asked about, but are not placed."""
-    phi = geometry.features
-    names, inverse = np.unique(groups[placed], return_inverse=True)
-    column = np.full(len(groups), -1)
-    column[placed] = inverse
-    # A sample that its neighbours say little about also says little about them.
-    noise = _NOISE + 1.0 - np.square(phi).sum(axis=1)
-    scaled = phi[placed] / noise[placed, None]
-    covariance = np.linalg.inv(np.eye(phi.shape[1]) + scaled.T @ phi[placed])
-    one_hot = np.zeros((len(scaled), len(names)))
-    one_hot[np.arange(len(scaled)), inverse] = 1.0
-    mean = phi @ (covariance @ (scaled.T @ one_hot))
-    variance = ((phi @ covariance) * phi).sum(axis=1) + noise - _NOISE
-
-    news = (_NEWS + len(names)) / (_NEWS + len(scaled))
-    score = np.square(np.maximum(mean, 0.0))
-    unseen = news * variance * score.sum(axis=1) / (np.maximum(mean, 0.0).sum(axis=1) + _TINY)
-    score[loose] *= _odds_of_apart(relations, groups, loose, names, error_rate)
-    score = np.concatenate([score, unseen[:, None]], axis=1)
-    score[score.sum(axis=1) <= 0.0, -1] = 1.0  # nothing reaches it: a group of its own
-    score[placed] = 0.0
-    score[placed, inverse] = 1.0
-    probability = score / score.sum(axis=1, keepdims=True)
-    return Posterior(names, column, mean, variance, probability, covariance, noise, news)
+def _units(nodes: np.ndarray, relations: Relations, hard: bool) -> np.ndarray:
+    """[m] int: nodes that must be of one group have the same number, counted from 0."""
+    known = relations.known()[nodes]
+    names = relations.groups()[nodes] if hard else np.where(known >= 0, known, nodes)
+    return np.unique(names, return_inverse=True)[1]
 
 
-def leaks(posterior: Posterior, geometry: Geometry) -> np.ndarray:
-    """[C, C] share of the edges of the samples in group a (row) that lead to group b.
-
-    A piece of a class leaks into the rest of it; a class of its own hardly leaks.
-    """
-    member = posterior.probability[:, :-1]
-    between = member.T @ geometry.graph.matmul(member)
-    share = between / (between.sum(axis=1, keepdims=True) + _TINY)
-    np.fill_diagonal(share, 0.0)
-    return share
+def _first_columns(units: np.ndarray) -> np.ndarray:
+    return np.array(list(dict.fromkeys(units.tolist())), np.int64)
 
 
-def own_group(posterior: Posterior, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """The placed samples [m], and the probability [m] that each is where it was placed.
-
-    Judged as if its own place were not known (leave-one-out).
-    """
-    placed = np.flatnonzero(posterior.placed)
-    phi, noise = geometry.features[placed], posterior.noise[placed]
-    column = posterior.column[placed]
-    leverage = ((phi @ posterior.covariance) * phi).sum(axis=1) / noise
-    mean = posterior.mean[placed]
-    mean[np.arange(len(placed)), column] -= leverage
-    square = np.square(np.maximum(mean, 0.0))  # a common factor 1 / (1 - leverage) cancels
-    share = square[np.arange(len(placed)), column] / (square.sum(axis=1) + _TINY)
-    return placed, (1.0 - SURPRISE) * share + SURPRISE / len(posterior.names)
-
-
-def vote_odds(votes: np.ndarray, error_rate: float) -> np.ndarray:
-    """How many times likelier `votes` (alike less not alike) are if alike; 0 or inf at rate 0."""
-    if error_rate == 0.0:
-        return np.where(votes < 0, 0.0, np.where(votes > 0, np.inf, 1.0))
-    return ((1.0 - error_rate) / error_rate) ** np.clip(votes, -30, 30)
-
-
-def likely_groups(geometry: Geometry, relations: Relations) -> np.ndarray:
-    """[n] names of groups, where small ones are joined to the community they lie in.
-
-    Each group joins that of the most central sample of its own most central member's community,
-    unless answers keep the two apart: what has only not been asked need not be different.
-    """
-    groups = relations.groups()
-    communities, medoids = geometry.communities, geometry.medoids
-    central = geometry.centrality(communities)
-    several = np.flatnonzero(np.bincount(groups, minlength=len(groups))[groups] > 1)
-    order = several[np.lexsort((-central[several], groups[several]))]
-    heads = order[np.flatnonzero(np.diff(groups[order], prepend=-1))]
-    names = groups.copy()
-    labelled = relations.known() >= 0
-    for head in heads.tolist():
-        home = int(medoids[communities[head]])
-        if not labelled[groups[head]] and relations.relation(head, home) is Relation.UNKNOWN:
-            names[groups[head]] = groups[home]
-    return names[groups]
-
-
-def _odds_of_apart(
-    relations: Relations,
-    groups: np.ndarray,
-    loose: np.ndarray,
-    names: np.ndarray,
-    error_rate: float,
+def _known_columns(
+    relations: Relations, nodes: np.ndarray, unit: np.ndarray, first: np.ndarray
 ) -> np.ndarray:
-    """[m, C] odds from the answers that keep m samples apart from C groups."""
-    where = {name: column for column, name in enumerate(names.tolist())}
-    proven = relations.groups()
-    votes = np.zeros((len(loose), len(names)))
-    for row, sample in enumerate(loose.tolist()):
-        for other, total in relations.apart(int(proven[sample])).items():
-            column = where.get(int(groups[other]))
-            if column is not None:
-                votes[row, column] += total
-    return vote_odds(votes, error_rate)
+    """[n] int: the column of each sample whose label was known from the start, -1 elsewhere."""
+    known = relations.known()
+    opened = known[nodes[np.unique(unit, return_index=True)[1][first]]]
+    column_of = np.full(len(known) + 1, -1)
+    column_of[opened[opened >= 0]] = np.flatnonzero(opened >= 0)
+    return column_of[known]
+
+
+def _believe(geometry: Geometry, heard: Evidence, unit: np.ndarray, first: np.ndarray) -> _Belief:
+    """What is believed of each unit, with as many columns as answers demand."""
+    start, grown = len(first), 0
+    model = _Model(geometry.fields[0], _SHARP, _DOUBTED)
+    while True:
+        news = (_NEW + grown) / (_OLD + max(len(unit) - start, 0))
+        belief = _sweep(model, heard, unit, first, news)
+        founders = np.flatnonzero(belief.share.argmax(axis=1) == len(first))
+        if not len(founders):
+            break
+        surest = founders[belief.share[founders, -1].argmax()]
+        first = np.append(first, surest)
+        # An outlier that nobody joins does not show that there are more classes to come.
+        joined = (belief.share[unit, start:-1] > 0.5).sum(axis=0)
+        grown = int((joined > 1).sum())
+    best = _likeliest(geometry.fields, belief, unit)
+    return belief if best == model else _sweep(best, heard, unit, first, news)
+
+
+def _likeliest(fields: Sequence[Field], belief: _Belief, unit: np.ndarray) -> _Model:
+    """The model under which the nodes, each left out in turn, are most probably what they are.
+
+    Only nodes of which something is known, in columns with others, can tell.
+    """
+    share = belief.share[unit, :-1]
+    weight = np.where(share.max(axis=1) > 0.9, share.max(axis=1), 0.0)
+    column = share.argmax(axis=1)
+    weight *= np.bincount(column, weight > 0.0)[column] > 1.0
+    row = np.arange(len(unit))
+    news = np.full(len(unit), belief.news)
+    best, value = belief.model, -np.inf
+    for field in fields:
+        mean, variance = field.left_out(belief.labels), field.left_out_variance()
+        for sharpness, doubt in itertools.product(_SHARPNESS, _DOUBT):
+            model = _Model(field, sharpness, doubt)
+            chance = _surprised(model.shares(mean, variance, news))[row, column]
+            worth = weight @ np.log(chance)
+            worth -= _SHARP_STIFFNESS * np.log(sharpness / _SHARP) ** 2
+            worth -= _DOUBT_STIFFNESS * np.log(doubt / _DOUBTED) ** 2
+            if worth > value:
+                best, value = model, worth
+    return best
+
+
+def _surprised(share: np.ndarray) -> np.ndarray:
+    """Probabilities of which a small part is taken away and given to all: no geometry is sure."""
+    return (1.0 - _SURPRISE) * share + _SURPRISE / share.shape[1]
+
+
+def _sweep(
+    model: _Model, heard: Evidence, unit: np.ndarray, first: np.ndarray, news: float
+) -> _Belief:
+    """Regression and answers in turn, for given columns; those who opened one stay in it."""
+    units, columns = int(unit.max()) + 1, len(first)
+    opened = np.full(units, -1)
+    opened[first] = np.arange(columns)
+    fixed = opened >= 0
+    sure = np.eye(columns + 1)[opened]  # right where fixed
+    share = np.where(fixed[:, None], sure, 0.0)
+    labels = share[unit, :-1]
+    logits = np.zeros((units, columns + 1))
+    members = np.bincount(unit, minlength=units)[:, None]
+    variance = model.field.left_out_variance()
+    for _ in range(_SWEEPS):
+        mean = model.field.left_out(labels)
+        prior = _surprised(model.shares(mean, variance, np.full(len(unit), news)))
+        logits = np.zeros((units, columns + 1))
+        np.add.at(logits, unit, np.log(prior))
+        logits = logits / members + _messages(heard, share, units)
+        share = np.where(fixed[:, None], sure, _softmax(logits))
+        # 1 for a sure unit, 0 for one that may as well be of another group or of none
+        best = share.max(axis=1)
+        heed = np.where(share.argmax(axis=1) < columns, np.maximum(2.0 * best - 1.0, 0.0), 0.0)
+        heed = heed[unit][:, None]
+        refused = np.minimum(share[unit] / prior, 1.0)[:, :-1]
+        labels = heed * share[unit, :-1] + (1.0 - heed) * np.maximum(mean, 0.0) * refused
+    return _Belief(share, labels, logits, news, first, model)
+
+
+def _messages(heard: Evidence, share: np.ndarray, units: int) -> np.ndarray:
+    """[U, C + 1] log likelihood of all answers about each unit, for each column it may be of."""
+    total = np.zeros((units, share.shape[1]))
+    for mine, other in ((heard.first, heard.second), (heard.second, heard.first)):
+        np.add.at(total, mine, _message(heard, share[other]))
+    return total
+
+
+def _message(heard: Evidence, other: np.ndarray) -> np.ndarray:
+    """[K, C + 1] log likelihood of each answer if one is of a column, the other of [K, C + 1]."""
+    alike, apart = heard.if_alike[:, None], heard.if_apart[:, None]
+    out = np.log(np.maximum(apart + (alike - apart) * other, _TINY))
+    out[:, -1] = np.log(np.maximum(heard.if_apart, _TINY))  # of a group nobody has seen
+    return out
+
+
+def _spread(belief: _Belief, nodes: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """[n, C + 1] probability of each column for all samples."""
+    field = belief.model.field
+    variance = field.variance
+    news = np.clip(belief.news * variance / max(float(variance.mean()), _TINY), 0.0, 0.5)
+    column = belief.model.shares(field.mean(belief.labels), variance, news)
+    column[nodes] = belief.share[unit]
+    return column
+
+
+def _link(
+    geometry: Geometry,
+    belief: _Belief,
+    column: np.ndarray,
+    heard: Evidence,
+    said: Evidence,
+    base: int,
+    labelled: np.ndarray,
+) -> Links:
+    """Which columns are one class: by looks, by size, and by the answers between them.
+
+    Those of labels known from the start [C] are not.
+    """
+    size = column[:, :-1].sum(axis=0)
+    member = column[:, :-1].argmax(axis=1)
+    between = np.zeros((len(size), len(size)))
+    a, b, weight = _top_pairs(heard, belief.share)
+    np.add.at(between, (a, b), weight)
+    np.add.at(between, (b, a), weight)
+    between[(between < _FINAL) | (labelled[:, None] & labelled)] = NEVER
+    np.fill_diagonal(between, 0.0)
+    return infer_links(geometry, member, size, fit(geometry, said), between, base)
+
+
+def _top_pairs(heard: Evidence, share: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each answer the likeliest columns of the two, and what it says of these being one.
+
+    Only as far as the two are of these columns: else it says nothing of them.
+    """
+    x, y = share[heard.first, :-1], share[heard.second, :-1]
+    a, b = x.argmax(axis=1), y.argmax(axis=1)
+    there = x[np.arange(len(a)), a] * y[np.arange(len(b)), b]
+    neutral = (1.0 - there) * 0.5 * (heard.if_alike + heard.if_apart)
+    ratio = (neutral + there * heard.if_alike) / (neutral + there * heard.if_apart)
+    return a, b, np.where(a == b, 0.0, np.log(np.maximum(ratio, _TINY)))
+
+
+def _alike_without(
+    said: Evidence, at_unit: np.ndarray, belief: _Belief, links: Links
+) -> np.ndarray:
+    """[K] probability that the pair of each answer is alike, judged without that very answer."""
+    first, second = at_unit[said.first], at_unit[said.second]
+    opened = np.isin(np.arange(len(belief.share)), belief.first)[:, None]
+
+    def without(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+        rest = _softmax(belief.logits[mine] - _message(said, belief.share[other]))
+        return np.where(opened[mine], belief.share[mine], rest)[:, :-1]
+
+    x, y = without(first, second), without(second, first)
+    chance = sigmoid(links.odds)
+    np.fill_diagonal(chance, 1.0)
+    alike = ((x @ chance) * y).sum(axis=1)
+    k, a, b = np.arange(len(x)), x.argmax(axis=1), y.argmax(axis=1)
+    own = np.where(a == b, 0.0, sigmoid(links.odds[a, b] - said.weight) - chance[a, b])
+    alike += x[k, a] * y[k, b] * own
+    return np.where(first == second, 1.0, np.clip(alike, 0.0, 1.0))
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    out = np.exp(x - x.max(axis=1, keepdims=True))
+    return out / out.sum(axis=1, keepdims=True)

@@ -29,6 +29,24 @@ class Contradiction:
     against: tuple[int, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Judgements:
+    """All that was said of pairs, in the order in which it was said.
+
+    Args:
+        first, second: [K] int sample ids.
+        relation: [K] int, position in `Relation`: 0 alike, 1 not alike, 2 not sure.
+        oracle: [K] int, position in `oracles` of who said so.
+        oracles: names, in the order of their first answer.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    relation: np.ndarray
+    oracle: np.ndarray
+    oracles: tuple[str, ...]
+
+
 class Relations:
     """What a log of answers says about n samples, inferred anew whenever the log demands it.
 
@@ -55,6 +73,8 @@ class Relations:
         self._known = _known_groups(n, known)  # [n] name of the group known from the start, or -1
         self._votes: dict[Pair, list[tuple[int, Relation]]] = collections.defaultdict(list)
         self._unsure: list[Pair] = []
+        self._said: list[tuple[int, int, int, int]] = []  # rows of `judgements`
+        self._oracles: dict[str, int] = {}
         self._length = 0
         self._consistent = True  # no answer so far disagreed with those before it
         self._stale = False
@@ -63,7 +83,9 @@ class Relations:
     def add(self, answers: Iterable[Answer]) -> None:
         """Takes them in; O(judgements) unless one of them disagrees with those before."""
         for answer in answers:
+            oracle = self._oracles.setdefault(answer.oracle, len(self._oracles))
             for i, j, relation in answer.judgements:
+                self._said.append((i, j, _CODE[relation], oracle))
                 self._votes[ordered(i, j)].append((self._length, relation))
                 self._extend(i, j, relation)
             self._length += 1
@@ -98,6 +120,11 @@ class Relations:
     def pairs(self) -> Iterable[Pair]:
         """All pairs that were ever asked about, in the order of their first answer."""
         return self._votes.keys()
+
+    def judgements(self) -> Judgements:
+        """Every judgement told so far."""
+        table = np.array(self._said, np.int64).reshape(-1, 4).T
+        return Judgements(*table, oracles=tuple(self._oracles))
 
     def asked(self, i: int, j: int) -> int:
         """How often this very pair was asked, "not sure" included."""
@@ -272,6 +299,7 @@ class _Between:
         ]
 
 
+_CODE = {relation: code for code, relation in enumerate(Relation)}
 _VOTE = {Relation.ALIKE: 1, Relation.NOT_ALIKE: -1, Relation.UNKNOWN: 0}
 
 

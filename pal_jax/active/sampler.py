@@ -2,16 +2,17 @@
 
 import collections
 import dataclasses
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pal_jax.active import batches, stopping
 from pal_jax.active.batches import Batch
+from pal_jax.active.evidence import Trust
 from pal_jax.active.geometry import Geometry, LastGeometry
 from pal_jax.active.journal import Journal
-from pal_jax.active.posterior import infer, likely_groups
+from pal_jax.active.posterior import infer
 from pal_jax.active.questions import (
     Answer,
     Oracle,
@@ -55,7 +56,8 @@ class Sampler:
         strategy: which questions to propose.
         journal: where answers are kept; None: in memory, and then in `state_dict`.
         error_rate: how often a judgement is wrong, below one half. 0: all are right. None:
-            estimated from the answers that contradict others.
+            estimated, for yes and for no, from answers that others and the embedding contradict.
+        error_rates: the same for oracles by name, such as a file of guesses among people.
         known: [n] int labels known from the start, -1 where there is none.
         candidates: M, how many candidates a question may have.
         related: share of a batch that is drawn from samples with a known alike partner.
@@ -70,16 +72,18 @@ class Sampler:
         strategy: Strategy = most_informative,
         journal: Journal | None = None,
         error_rate: float | None = 0.0,
+        error_rates: Mapping[str, float | None] | None = None,
         known: np.ndarray | None = None,
         candidates: int = 1,
         related: float = 0.5,
     ):
-        _check_settings(n, budget, seed, error_rate, candidates, related)
+        for rate in (error_rate, *(error_rates or {}).values()):
+            _check_settings(n, budget, seed, rate, candidates, related)
         self.n = n
         self.budget = budget
         self.seed = seed
         self.strategy = strategy
-        self.error_rate = error_rate
+        self.trust = Trust(error_rate, dict(error_rates or {}))
         self.candidates = candidates
         self.related = related
         self._known = known
@@ -187,7 +191,8 @@ class Sampler:
         if unknown and not answers:
             return None
         relations = [answer.relations[0] for answer in answers]
-        return stopping.audit_result(relations, unknown, self.n, self._error())
+        error = infer(geometry, self._relations, self.trust).error
+        return stopping.audit_result(relations, unknown, self.n, error)
 
     def partition(self, embeddings: np.ndarray) -> Partition:
         """The most probable group of each sample; needs no number of groups, nor any answer.
@@ -195,10 +200,9 @@ class Sampler:
         Where nothing was asked, groups are the communities of the embedding.
         """
         geometry = self._geometry_of(embeddings)
-        likely = likely_groups(geometry, self._relations)
-        posterior = infer(geometry, self._relations, self._error(), likely)
-        chance = posterior.probability[:, :-1]
-        return Partition(number_by_size(chance.argmax(axis=1)), chance.max(axis=1))
+        posterior = infer(geometry, self._relations, self.trust)
+        groups = number_by_size(posterior.cluster.argmax(axis=1))
+        return Partition(groups, posterior.sureness())
 
     def batch(self, size: int) -> Batch:
         """The next batch: a function of seed, number of the batch and what is known.
@@ -260,13 +264,6 @@ class Sampler:
         self._check(answers)
         return collections.deque(answers)
 
-    def _error(self) -> float:
-        """The error rate as given, or what the answers make of a guess of 1 in 20."""
-        if self.error_rate is not None:
-            return self.error_rate
-        wrong = len(self._relations.contradictions())
-        return min(0.45, (1.0 + wrong) / (20.0 + self._spent))
-
     def _rng(self) -> np.random.Generator:
         self._proposals += 1
         return np.random.default_rng([self.seed, _PROPOSAL, self._proposals])
@@ -275,7 +272,7 @@ class Sampler:
         count = min(count, judgements)
         if count <= 0:
             return []
-        knowledge = Knowledge(geometry, self._relations, self.candidates, self._error())
+        knowledge = Knowledge(geometry, self._relations, self.candidates, self.trust)
         return _cut(self.strategy(knowledge, count, self._rng()), judgements)
 
     def _buy(self, oracle: Oracle, questions: Sequence[Question], end: int) -> list[Answer]:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pal_jax.active.evidence import Trust
 from pal_jax.active.geometry import Geometry
-from pal_jax.active.posterior import SURPRISE, Posterior, infer, leaks, own_group, vote_odds
+from pal_jax.active.posterior import Posterior, infer
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.relations import Relations
 
@@ -20,22 +21,26 @@ class Knowledge:
         geometry: what the embedding says.
         relations: what the answers say; a strategy must not add to it.
         candidates: M, the most candidates that a question may have.
-        error_rate: how often a judgement is wrong; with 0 nothing implied is asked again.
+        trust: how often oracles are wrong; if never, nothing implied is asked again.
     """
 
     geometry: Geometry
     relations: Relations
     candidates: int = 1
-    error_rate: float = 0.0
+    trust: Trust = dataclasses.field(default_factory=Trust)
 
-
-_OPEN = 1_000  # the most uncertain samples: those that may be asked about
-_TIGHT = 0.1  # leak at which a group is as likely a class of its own as a piece of one
-_MERGE = 40.0  # gain of putting a sample right by joining groups, in the unit of `_samples`
-_CHECK = 10.0  # the same, by finding out that a judgement was wrong
 
 # (what is known, how many questions, randomness) -> at most that many, none of them implied
 Strategy = Callable[[Knowledge, int, np.random.Generator], list[Question]]
+
+_OPEN = 128  # uncertain samples that may be asked about
+_HEARERS = 2_000  # uncertain samples whose gain from an answer is counted
+_POINT = 0.5  # gain of a sample's answer, in samples put right, to that of joining two groups
+_TYPICAL = 24  # of a group's samples, those that may speak for it
+_SCREEN, _LOOK = 2.0, 0.5  # seconds that a person needs for a question, and for each candidate
+_HIT = 0.5  # power of the chance of a "yes" with which a sample's gain grows: no tells less
+_REPEATS = 3.0  # power of 1 - 2 error with which the gain of one answer about two groups shrinks
+_HOPELESS = 1e-4  # chance below which two groups are not compared
 
 
 def random_pairs(knowledge: Knowledge, count: int, rng: np.random.Generator) -> list[Question]:
@@ -64,68 +69,224 @@ def random_pairs(knowledge: Knowledge, count: int, rng: np.random.Generator) -> 
     return questions
 
 
+def nearest_representative(
+    knowledge: Knowledge, count: int, rng: np.random.Generator
+) -> list[Question]:
+    """The scan: each sample in turn against the groups of those before it, the nearest first.
+
+    What people do without a method. A sample that all groups refuse opens a group. `rng` is not
+    needed: samples come in the order of their ids.
+    """
+    del rng
+    return _scan(knowledge, count, np.arange(knowledge.geometry.n))
+
+
+def farthest_first(knowledge: Knowledge, count: int, rng: np.random.Generator) -> list[Question]:
+    """The scan, with samples in the order in which they are farthest from all before them.
+
+    Finds groups early and learns little about their borders. `rng` is not needed.
+    """
+    del rng
+    geometry = knowledge.geometry
+    order = geometry.remember("farthest first", lambda: _farthest_order(geometry))
+    return _scan(knowledge, count, order)
+
+
+def most_uncertain(knowledge: Knowledge, count: int, rng: np.random.Generator) -> list[Question]:
+    """Samples whose most probable group is least certain, each against that group.
+
+    Uncertainty sampling on the posterior of the flagship. `rng` is not needed.
+    """
+    del rng
+    return _one_by_one(knowledge, count, _uncertain)
+
+
 def most_informative(knowledge: Knowledge, count: int, rng: np.random.Generator) -> list[Question]:
     """The flagship: what is expected to put most samples into their right group.
 
-    Each "not sure" halves what asking the like of it again is worth.
-
-    Either an uncertain sample against its most probable group, or two groups that may be one,
-    or, where judgements can be wrong, a sample against its own group once more. Questions of one
-    call are chosen one after the other, each as if those before had got their most probable
-    answers. `rng` is not needed.
+    Either a sample against its most probable group, or two groups that may be one: whichever
+    puts more samples right, in the mean over the answers. Each "not sure" halves what asking the
+    like of it again is worth. With M candidates a question is an anchor and all that is worth
+    comparing with it, as many as make most of a person's time. Questions of one call are chosen
+    one after the other, each as if those before had got their most probable answers. `rng` is
+    not needed.
     """
-    relations = copy.deepcopy(knowledge.relations) if count > 1 else knowledge.relations
-    questions: list[Question] = []
-    while len(questions) < count:
-        believing = dataclasses.replace(knowledge, relations=relations)
-        posterior = infer(knowledge.geometry, relations, knowledge.error_rate)
-        ideas = [find(believing, posterior) for find in (_merges, _samples, _checks)]
-        best = max(ideas, key=lambda idea: idea.gain)
-        if best.question is None:
-            break
-        questions.append(best.question)
-        if len(questions) < count:
-            relations.add([Answer(questions[-1], best.believed, "believed")])
-    return questions
+    del rng
+    return _one_by_one(knowledge, count, _best)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Idea:
-    """A question, its gain (in samples put right) and its most probable answer."""
+    """A question and its most probable answer."""
 
-    gain: float = 0.0
-    question: Question | None = None
-    believed: tuple[Relation, ...] = ()
+    question: Question
+    believed: tuple[Relation, ...]
 
 
-def _samples(knowledge: Knowledge, posterior: Posterior) -> _Idea:
-    """Uncertain samples against their most probable group.
+def _one_by_one(
+    knowledge: Knowledge, count: int, find: Callable[[Knowledge, Posterior], _Idea | None]
+) -> list[Question]:
+    relations = copy.deepcopy(knowledge.relations) if count > 1 else knowledge.relations
+    questions: list[Question] = []
+    while len(questions) < count:
+        believing = dataclasses.replace(knowledge, relations=relations)
+        posterior = infer(knowledge.geometry, relations, knowledge.trust)
+        idea = find(believing, posterior)
+        if idea is None:
+            break
+        questions.append(idea.question)
+        if len(questions) < count:
+            relations.add([Answer(idea.question, idea.believed, _oracle(knowledge))])
+    return questions
 
-    The gain of a sample is how much less the posterior variance would be if its group were
-    known, each sample weighted by its chance to be in the wrong group.
+
+def _oracle(knowledge: Knowledge) -> str:
+    """Who will be believed to answer: whoever did last."""
+    oracles = knowledge.relations.judgements().oracles
+    return oracles[-1] if oracles else "believed"
+
+
+def _uncertain(knowledge: Knowledge, posterior: Posterior) -> _Idea | None:
+    wrong = posterior.wrong * _patience(knowledge)
+    best = int(wrong.argmax())
+    if wrong[best] <= _HOPELESS or knowledge.geometry.n < 2:
+        return None
+    column = int(posterior.column[best, :-1].argmax())
+    anchor = _anchor(knowledge, posterior, column, np.array([best]))
+    return None if anchor is None else _Idea(Question(anchor, (best,)), (Relation.ALIKE,))
+
+
+def _best(knowledge: Knowledge, posterior: Posterior) -> _Idea | None:
+    """The column to ask about and what to compare with it, by expected gain a second."""
+    pairs = _pair_gains(knowledge, posterior)
+    samples, gains, home, shared = _point_gains(knowledge, posterior)
+    gains = _POINT * gains
+    most = knowledge.candidates
+    best, value = None, 0.0
+    for column in range(len(pairs)):
+        mine = np.flatnonzero(home == column)
+        chosen = _take(pairs[column], gains[mine], shared[np.ix_(mine, mine)], most)
+        worth = sum(gain for gain, _, _ in chosen) / (_SCREEN + _LOOK * len(chosen))
+        if chosen and worth > value:
+            best, value = (column, [(kind, mine[i] if kind else i) for _, kind, i in chosen]), worth
+    if best is None:
+        return None
+    return _ask(knowledge, posterior, best[0], best[1], samples)
+
+
+def _take(
+    pairs: np.ndarray, points: np.ndarray, shared: np.ndarray, most: int
+) -> list[tuple[float, bool, int]]:
+    """(gain, is a sample, index) of what to compare with one column: most gain a second.
+
+    Samples that tell the same count once: a gain shrinks by what is shared with those chosen.
     """
-    wrong = 1.0 - posterior.probability[:, :-1].max(axis=1)
-    open_ = np.flatnonzero(~posterior.placed)
-    open_ = open_[np.argsort(-wrong[open_], kind="stable")[:_OPEN]]
-    if not len(open_):
-        return _Idea()
-    # float32: it only ranks.
-    phi = knowledge.geometry.features[open_].astype(np.float32)
-    spread = phi @ posterior.covariance.astype(np.float32)
-    heard = (spread * wrong[open_, None].astype(np.float32)).T @ spread
-    noise = posterior.noise[open_].astype(np.float32)
-    gain = ((phi @ heard) * phi).sum(axis=1) / ((spread * phi).sum(axis=1) + noise)
-    gain = gain * _patience(knowledge)[open_]
-    best = gain.argmax()
-    column = posterior.probability[open_, :-1].argmax(axis=1)
-    rivals = np.flatnonzero(column == column[best])
-    chosen = _spread_out(gain[rivals], phi[rivals], spread[rivals], knowledge.candidates)
-    samples = open_[rivals[chosen]]
-    return _Idea(
-        float(gain[best]),
-        Question(_representative(knowledge, posterior, int(column[best]), samples), tuple(samples)),
-        (Relation.ALIKE,) * len(samples),  # believing "no" would ask on about a group of its own
-    )
+    pairs, points = pairs.copy(), points.copy()
+    chosen: list[tuple[float, bool, int]] = []
+    total = 0.0
+    for number in range(most):
+        pair = int(pairs.argmax()) if len(pairs) else -1
+        point = int(points.argmax()) if len(points) else -1
+        is_point = point >= 0 and (pair < 0 or points[point] > pairs[pair])
+        gain = float(points[point]) if is_point else float(pairs[pair]) if pair >= 0 else 0.0
+        before = total / (_SCREEN + _LOOK * number)
+        if gain <= 0.0 or (total + gain) / (_SCREEN + _LOOK * (number + 1)) <= before:
+            break
+        total += gain
+        chosen.append((gain, is_point, point if is_point else pair))
+        if is_point:
+            points = points * (1.0 - shared[point])
+            points[point] = 0.0
+        else:
+            pairs[pair] = 0.0
+    return chosen
+
+
+def _ask(
+    knowledge: Knowledge,
+    posterior: Posterior,
+    column: int,
+    chosen: list[tuple[bool, int]],
+    samples: np.ndarray,
+) -> _Idea | None:
+    """The question about what was chosen, with samples that speak for the groups."""
+    about = np.array([int(samples[i]) for is_point, i in chosen if is_point], np.int64)
+    groups = [i for is_point, i in chosen if not is_point]
+    if len(chosen) == 1 and groups:
+        anchor, candidate = _closest(knowledge, posterior, column, groups[0])
+        if anchor == candidate:
+            return None
+        candidates, believed = [candidate], [_believed(posterior, column, groups[0])]
+    else:
+        anchor = _anchor(knowledge, posterior, column, about)
+        if anchor is None:
+            return None
+        candidates, believed = about.tolist(), [Relation.ALIKE] * len(about)
+        for group in groups:
+            other = _anchor(knowledge, posterior, group, np.array([anchor, *candidates]))
+            if other is not None:
+                candidates.append(other)
+                believed.append(_believed(posterior, column, group))
+    return _Idea(Question(anchor, tuple(candidates)), tuple(believed))
+
+
+def _believed(posterior: Posterior, a: int, b: int) -> Relation:
+    """By clusters, not by the chance of the pair: beliefs must not contradict each other."""
+    cluster = posterior.links.cluster
+    return Relation.ALIKE if cluster[a] == cluster[b] else Relation.NOT_ALIKE
+
+
+def _pair_gains(knowledge: Knowledge, posterior: Posterior) -> np.ndarray:
+    """[C, C] samples put right by knowing whether two columns are one class.
+
+    The smaller of the two, times the chance that what is believed of them is wrong.
+    """
+    chance = posterior.links.chance
+    size = posterior.column[:, :-1].sum(axis=0)
+    gains = np.minimum(chance, 1.0 - chance) * np.minimum(size[:, None], size)
+    gains *= (1.0 - 2.0 * posterior.error) ** _REPEATS
+    gains[chance < _HOPELESS] = 0.0
+    labelled = knowledge.relations.known()[posterior.opener] >= 0
+    gains[labelled[:, None] & labelled] = 0.0
+    home = posterior.column[:, :-1].argmax(axis=1)
+    for i, j in knowledge.relations.unsure():
+        gains[home[i], home[j]] *= 0.5
+        gains[home[j], home[i]] = gains[home[i], home[j]]
+    np.fill_diagonal(gains, 0.0)
+    return gains
+
+
+def _point_gains(
+    knowledge: Knowledge, posterior: Posterior
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Uncertain samples [T], samples [T] each would put right, most probable column [T] of each,
+    and [T, T] how much two of them tell the same, in [0, 1].
+
+    An answer puts right the sample itself and, as far as the regression's posterior correlation
+    squared says, all that are like it, each weighted by its chance to be in the wrong group.
+    """
+    wrong = posterior.wrong * (posterior.wrong > _HOPELESS)
+    rank = np.argsort(-wrong * np.sqrt(posterior.variance + 1e-6), kind="stable")
+    samples = rank[: min(_OPEN, int((wrong > 0.0).sum()))]
+    hearers = _largest(wrong, _HEARERS)
+    field, variance = posterior.field, np.maximum(posterior.variance, 0.02)
+    correlation = np.square(field.covariance(samples, hearers)) / variance[hearers]
+    correlation /= (posterior.variance[samples] + 0.01)[:, None]
+    gains = np.minimum(correlation, 1.0) @ wrong[hearers] + wrong[samples]
+    gains = gains * posterior.cluster[samples].max(axis=1) ** _HIT * _patience(knowledge)[samples]
+    shared = np.square(field.covariance(samples, samples))
+    shared /= variance[samples][:, None] * variance[samples]
+    home = posterior.column[samples, :-1].argmax(axis=1)
+    return samples, gains, home, np.clip(shared, 0.0, 1.0)
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the positive ones among the `count` largest, ascending."""
+    if len(values) > count:
+        chosen = np.argpartition(-values, count)[:count]
+    else:
+        chosen = np.arange(len(values))
+    return np.sort(chosen[values[chosen] > 0.0])
 
 
 def _patience(knowledge: Knowledge) -> np.ndarray:
@@ -134,105 +295,97 @@ def _patience(knowledge: Knowledge) -> np.ndarray:
     return 0.5 ** np.bincount(samples, minlength=knowledge.geometry.n)
 
 
-def _spread_out(gain: np.ndarray, phi: np.ndarray, spread: np.ndarray, count: int) -> list[int]:
-    """The best, then what is still worth most beside those chosen before it."""
-    chosen: list[int] = []
-    variance = (spread * phi).sum(axis=1)
-    for _ in range(min(count, len(gain))):
-        best = int(gain.argmax())
-        chosen.append(best)
-        shared = np.square(spread @ phi[best]) / (variance * variance[best] + 1e-30)
-        gain = gain * np.maximum(1.0 - shared, 0.0)
-        gain[chosen] = -np.inf
-    return chosen
+def _speakers(posterior: Posterior, column: int, pull: np.ndarray) -> np.ndarray:
+    """Samples that may speak for a column, given how central each is for it.
+
+    Those proven to be of it. Where answers can be wrong nothing is proven: typical samples that
+    are very probably of it, so that each question is a new pair with an error of its own.
+    """
+    if posterior.hard:
+        return posterior.nodes[posterior.unit == posterior.first[column]]
+    share = posterior.column[:, column]
+    score = np.where(share > 0.8, pull * share, 0.0)
+    best = _largest(score, _TYPICAL)
+    if len(best) < 4:
+        best = np.union1d(best, np.argsort(-share, kind="stable")[:4])
+    return best
 
 
-def _merges(knowledge: Knowledge, posterior: Posterior) -> _Idea:
-    """Two groups that may be one: the smaller of them times the chance that they are."""
-    relations, names = knowledge.relations, posterior.names.tolist()
-    mass = posterior.probability[:, :-1].sum(axis=0)
-    labelled = relations.known()[posterior.names] >= 0
-    leak = leaks(posterior, knowledge.geometry)
-    rank = np.lexsort((posterior.names, mass)).argsort()
-    unsure = np.zeros_like(leak)
-    for i, j in relations.unsure():
-        a, b = posterior.column[[i, j]]
-        if a >= 0 and b >= 0:
-            unsure[a, b] += 1
-            unsure[b, a] += 1
-    best, pair, chance = 0.0, (0, 0), 0.0
-    for a, name in enumerate(names):
-        apart = relations.apart(name)
-        votes = np.array([apart.get(other, 0) for other in names])
-        odds = vote_odds(votes, knowledge.error_rate)
-        others = np.flatnonzero((rank > rank[a]) & (odds > 0.0) & ~(labelled & labelled[a]))
-        if not len(others):
-            continue
-        same = leak[a, others] / (leak[a, others].sum() + _TIGHT)
-        same = (1.0 - SURPRISE) * same + SURPRISE / len(names)  # no geometry is quite believed
-        same = same * odds[others] / (same * odds[others] + 1.0 - same)
-        gain = _MERGE * same * mass[a] * 0.5 ** unsure[a, others]
-        b = gain.argmax()
-        if gain[b] > best:
-            best, pair, chance = float(gain[b]), (a, int(others[b])), float(same[b])
-    if best == 0.0:
-        return _Idea()
-    anchor, candidate = _closest(knowledge, posterior, *pair)
-    believed = Relation.ALIKE if chance >= 0.5 else Relation.NOT_ALIKE
-    return _Idea(best, Question(anchor, (candidate,)), (believed,))
-
-
-def _checks(knowledge: Knowledge, posterior: Posterior) -> _Idea:
-    """A sample against its own group once more, in case that a judgement was wrong."""
-    if knowledge.error_rate == 0.0:
-        return _Idea()
-    relations, groups = knowledge.relations, knowledge.relations.groups()
-    votes = np.zeros(len(groups))
-    for i, j in relations.pairs():
-        if groups[i] == groups[j]:
-            votes[[i, j]] += relations.votes(i, j)
-    samples, chance = own_group(posterior, knowledge.geometry)
-    asked = (votes[samples] > 0) & (relations.known()[samples] < 0)
-    samples, chance = samples[asked], chance[asked]
-    if not len(samples):
-        return _Idea()
-    odds = vote_odds(votes[samples], knowledge.error_rate)
-    wrong = (1.0 - chance) / (1.0 - chance + chance * odds)
-    phi = knowledge.geometry.features
-    heard = phi[samples] @ (posterior.covariance @ phi.sum(axis=0)) / posterior.noise[samples]
-    gain = _CHECK * wrong * np.abs(heard) * _patience(knowledge)[samples]
-    best = int(gain.argmax())
-    sample = int(samples[best])
-    column = int(posterior.column[sample])
-    other = _representative(knowledge, posterior, column, np.array([sample]))
-    believed = Relation.ALIKE if wrong[best] < 0.5 else Relation.NOT_ALIKE
-    return _Idea(float(gain[best]), Question(other, (sample,)), (believed,))
-
-
-def _representative(
+def _anchor(
     knowledge: Knowledge, posterior: Posterior, column: int, samples: np.ndarray
-) -> int:
-    """The member of a group most similar to `samples`, of those least asked about them."""
-    phi = knowledge.geometry.features
-    members = np.setdiff1d(np.flatnonzero(posterior.column == column), samples)
-    similarity = phi[members] @ phi[samples].sum(axis=0)
-    asked = [
-        sum(knowledge.relations.asked(member, sample) for sample in samples.tolist())
-        for member in members.tolist()
-    ]
-    return int(members[np.lexsort((-similarity, asked))[0]])
+) -> int | None:
+    """A sample that speaks for a column and is most like `samples`, of those least asked about
+    them; the most central one if there are none."""
+    pull = _pull(knowledge, posterior, column)
+    speakers = np.setdiff1d(_speakers(posterior, column, pull), samples)
+    if not len(speakers):
+        return None
+    score = pull[speakers] / max(float(np.abs(pull[speakers]).max()), 1e-12)
+    if len(samples):
+        score = score + knowledge.geometry.kernel(speakers, samples).mean(axis=1)
+        score = score - 10.0 * _asked(knowledge, speakers, samples).sum(axis=1)
+    return int(speakers[score.argmax()])
 
 
 def _closest(knowledge: Knowledge, posterior: Posterior, a: int, b: int) -> tuple[int, int]:
-    """A member of each of two groups: the most similar pair of those least often asked."""
-    phi, relations = knowledge.geometry.features, knowledge.relations
-    left, right = (np.flatnonzero(posterior.column == column) for column in (a, b))
-    similarity = phi[left] @ phi[right].T
-    columns = posterior.column
-    for pair in relations.pairs():
-        if {columns[pair[0]], columns[pair[1]]} == {a, b}:
-            i, j = pair if columns[pair[0]] == a else pair[::-1]
-            row, column = np.searchsorted(left, i), np.searchsorted(right, j)
-            similarity[row, column] -= 2.0 * relations.asked(i, j)
-    i, j = divmod(int(similarity.argmax()), len(right))
+    """The most central pair of samples that speak for two columns, of those least often asked."""
+    pulls = [_pull(knowledge, posterior, column) for column in (a, b)]
+    left, right = (_speakers(posterior, c, p) for c, p in zip((a, b), pulls, strict=True))
+    x, y = (p[s] / max(float(np.abs(p[s]).max()), 1e-12)
+            for p, s in zip(pulls, (left, right), strict=True))  # fmt: skip
+    score = x[:, None] + y - 10.0 * _asked(knowledge, left, right)
+    score[left[:, None] == right] = -np.inf
+    i, j = divmod(int(score.argmax()), len(right))
     return int(left[i]), int(right[j])
+
+
+def _asked(knowledge: Knowledge, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[A, B] how often each pair was asked."""
+    asked = knowledge.relations.asked
+    return np.array([[asked(i, j) for j in b.tolist()] for i in a.tolist()], np.float64)
+
+
+def _pull(knowledge: Knowledge, posterior: Posterior, column: int) -> np.ndarray:
+    """[n] how central each sample is for a column."""
+    return knowledge.geometry.pull(posterior.column[:, column : column + 1])[:, 0]
+
+
+def _scan(knowledge: Knowledge, count: int, order: np.ndarray) -> list[Question]:
+    """The next samples in `order` that are undecided, each against the nearest group before it."""
+    geometry, relations = knowledge.geometry, knowledge.relations
+    groups = relations.groups()
+    first: dict[int, int] = {}  # group -> its first sample in the order
+    questions: list[Question] = []
+    for sample in order.tolist():
+        group = int(groups[sample])
+        if group in first:
+            continue
+        open_ = np.array(
+            [other for other in first.values() if _may_ask(relations, sample, other)], np.int64
+        )
+        if len(open_):
+            near = geometry.kernel(np.array([sample]), open_)[0]
+            nearest = open_[np.argsort(-near, kind="stable")[: knowledge.candidates]]
+            questions.append(Question(sample, tuple(nearest.tolist())))
+            if len(questions) == count:
+                break
+        else:
+            first[group] = sample
+    return questions
+
+
+def _may_ask(relations: Relations, i: int, j: int) -> bool:
+    return relations.relation(i, j) is Relation.UNKNOWN and not relations.asked(i, j)
+
+
+def _farthest_order(geometry: Geometry) -> np.ndarray:
+    """All samples, each the least like those before it; starts with the most central."""
+    everything = np.zeros(geometry.n, np.int64)
+    start = int(geometry.centrality(everything).argmax())
+    likeness = geometry.kernel(np.array([start]), slice(None))[0]
+    order = [start]
+    for _ in range(geometry.n - 1):
+        likeness[order[-1]] = np.inf
+        order.append(int(likeness.argmin()))
+        likeness = np.maximum(likeness, geometry.kernel(np.array(order[-1:]), slice(None))[0])
+    return np.array(order)

@@ -1,0 +1,111 @@
+"""What an answer is worth: how likely it was if the two samples are alike, and if they are not."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from pal_jax.active.questions import Relation
+from pal_jax.active.relations import Judgements
+
+SURE = 1e-6  # error of an oracle that is never wrong, where a logarithm is needed
+_WRONG, _RIGHT = 1.0, 19.0  # answers of each kind imagined before the first of an unknown oracle
+_CODES = {relation: code for code, relation in enumerate(Relation)}
+_ALIKE, _APART, _UNSURE = (
+    _CODES[r] for r in (Relation.ALIKE, Relation.NOT_ALIKE, Relation.UNKNOWN)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trust:
+    """How often each oracle is wrong.
+
+    Args:
+        error_rate: of every oracle that is not in `named`, below one half; None: to be estimated.
+        named: the same for oracles by name, such as a file of guesses.
+    """
+
+    error_rate: float | None = 0.0
+    named: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+
+    def of(self, oracle: str) -> float | None:
+        """The error rate of one oracle, or None: to be estimated."""
+        return self.named.get(oracle, self.error_rate)
+
+    def is_hard(self, judgements: Judgements) -> bool:
+        """Whether no oracle that has answered is ever wrong: then closure is proof."""
+        return all(self.of(oracle) == 0.0 for oracle in judgements.oracles) and (
+            bool(judgements.oracles) or self.error_rate == 0.0
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """Judgements about pairs of rows, and how likely each was.
+
+    Args:
+        first, second: [K] the rows (samples or units) that were compared.
+        if_alike, if_apart: [K] probability of the answer that was given.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    if_alike: np.ndarray
+    if_apart: np.ndarray
+
+    @property
+    def weight(self) -> np.ndarray:
+        """[K] log likelihood ratio: positive speaks for alike."""
+        return np.log(self.if_alike / self.if_apart)
+
+    def about(self, rows: np.ndarray) -> "Evidence":
+        """The same about `rows[i]` in the place of sample i, without what is about one row."""
+        first, second = rows[self.first], rows[self.second]
+        keep = (first != second) & (first >= 0) & (second >= 0)
+        return Evidence(first[keep], second[keep], self.if_alike[keep], self.if_apart[keep])
+
+
+def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None) -> np.ndarray:
+    """[O, 2, 3] probability that oracle o says (alike, not alike, not sure) of a pair (alike, not).
+
+    A rate that is given is that of both errors, and "not sure" then says nothing. Of an oracle
+    without one, all are estimated: the mean of a Dirichlet distribution after its answers, each
+    counted for both kinds of pair as probable as these are. So "not sure" becomes evidence where
+    it comes more often for one kind.
+
+    Args:
+        alike: [K] probability that the pair of each judgement is alike, judged without that very
+            answer; None: nothing is known yet.
+    """
+    prior = np.array([[_RIGHT, _WRONG, _WRONG], [_WRONG, _RIGHT, _WRONG]])
+    out = np.tile(prior, (len(judgements.oracles), 1, 1))
+    for o, oracle in enumerate(judgements.oracles):
+        error = trust.of(oracle)
+        if error is not None:
+            e = max(error, SURE)
+            out[o] = [[1.0 - e, e, 1.0], [e, 1.0 - e, 1.0]]
+            continue
+        if alike is not None:
+            own = judgements.oracle == o
+            for code in range(3):
+                said = own & (judgements.relation == code)
+                out[o, 0, code] += alike[said].sum()
+                out[o, 1, code] += (1.0 - alike[said]).sum()
+        out[o] /= out[o].sum(axis=1, keepdims=True)
+    return out
+
+
+def weigh(judgements: Judgements, table: np.ndarray) -> Evidence:
+    """The evidence in all judgements, by `rates`."""
+    likelihood = table[judgements.oracle, :, judgements.relation].reshape(-1, 2)
+    return Evidence(judgements.first, judgements.second, likelihood[:, 0], likelihood[:, 1])
+
+
+def error_of(table: np.ndarray, judgements: Judgements, trust: Trust) -> float:
+    """Share of wrong answers of the oracle that was heard last; before any, what is expected."""
+    if not len(judgements.oracle):
+        return _WRONG / (_WRONG + _RIGHT) if trust.error_rate is None else trust.error_rate
+    if trust.of(judgements.oracles[judgements.oracle[-1]]) == 0.0:
+        return 0.0
+    alike, apart = table[judgements.oracle[-1], :, :2]
+    return float((alike[1] / alike.sum() + apart[0] / apart.sum()) / 2)

@@ -1,0 +1,108 @@
+"""Gaussian process regression that grows by one placed sample at a time."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+NOISE = 0.01  # variance of a label around the smooth function of the kernel
+_FIRST = 64  # placed samples that fit before memory is doubled
+
+# ([R] rows, [C] columns) -> [R, C] float32, 1 for a sample and itself
+Kernel = Callable[[np.ndarray, "np.ndarray | slice"], np.ndarray]
+
+
+class Field:
+    """Regression of any labels of the nodes, all n samples from m nodes.
+
+    Holds the rows U [m, n] of a Cholesky factorisation, A = K_nodes + noise = L L^T,
+    U = L^-1 K_nodes,: , and L^-1. One more node costs O(m n); labels come in later, so that other
+    labels of the same nodes cost O(m n) a column and nothing is factorised again.
+
+    It is a function of the nodes and their order alone: however it got there, all numbers are the
+    same to the bit.
+
+    Args:
+        kernel: the similarity of samples.
+        n: number of samples.
+    """
+
+    def __init__(self, kernel: Kernel, n: int):
+        self._kernel, self._n = kernel, n
+        self._nodes: list[int] = []
+        self._rows = np.empty((0, n), np.float32)
+        self._inverse = np.empty((0, 0))
+        self._variance = np.ones(n, np.float32)
+
+    @property
+    def nodes(self) -> list[int]:
+        """The placed samples, in order."""
+        return self._nodes
+
+    def move_to(self, nodes: Sequence[int]) -> None:
+        """Makes `nodes`, all different, the placed samples; keeps what it shares from the start."""
+        shared = 0
+        for old, new in zip(self._nodes, nodes, strict=False):
+            if old != new:
+                break
+            shared += 1
+        if shared < len(self._nodes):
+            del self._nodes[shared:]
+            self._variance = np.ones(self._n, np.float32)
+            for row in self._rows[:shared]:
+                self._variance -= row * row
+        for node in nodes[shared:]:
+            self._add(node)
+
+    def _add(self, node: int) -> None:
+        m = len(self._nodes)
+        self._reserve(m + 1)
+        kernel = self._kernel(np.array([node]), slice(None))[0]
+        inverse = self._inverse[:m, :m]
+        left = inverse @ kernel[self._nodes].astype(np.float64)
+        scale = 1.0 / np.sqrt(max(1.0 + NOISE - float(left @ left), NOISE))
+        row = kernel - left.astype(np.float32) @ self._rows[:m]
+        row *= np.float32(scale)
+        self._rows[m] = row
+        self._inverse[m, :m] = -scale * (left @ inverse)
+        self._inverse[m, m] = scale
+        self._variance = self._variance - row * row
+        self._nodes.append(node)
+
+    def _reserve(self, m: int) -> None:
+        have = len(self._rows)
+        if m <= have:
+            return
+        size = max(_FIRST, 2 * have)
+        rows, inverse = np.empty((size, self._n), np.float32), np.zeros((size, size))
+        rows[:have], inverse[:have, :have] = self._rows, self._inverse
+        self._rows, self._inverse = rows, inverse
+
+    @property
+    def variance(self) -> np.ndarray:
+        """[n] float32 posterior variance of the function, in [0, 1]."""
+        return np.clip(self._variance, 0.0, 1.0)
+
+    def mean(self, labels: np.ndarray) -> np.ndarray:
+        """[n, C] float32 posterior mean, for labels [m, C] of the nodes."""
+        m = len(self._nodes)
+        half = self._inverse[:m, :m] @ labels
+        return self._rows[:m].T @ half.astype(np.float32)
+
+    def left_out(self, labels: np.ndarray) -> np.ndarray:
+        """[m, C] posterior mean at each node as if its own label were not known."""
+        m = len(self._nodes)
+        inverse = self._inverse[:m, :m]
+        weights = inverse.T @ (inverse @ labels)
+        return labels - weights / np.square(inverse).sum(axis=0)[:, None]
+
+    def left_out_variance(self) -> np.ndarray:
+        """[m] posterior variance at each node as if its own label were not known, in [0, 1]."""
+        m = len(self._nodes)
+        precision = np.square(self._inverse[:m, :m]).sum(axis=0)
+        return np.clip(1.0 / precision - NOISE, 0.0, 1.0)
+
+    def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """[R, C] float32 posterior covariance of the function between samples."""
+        m = len(self._nodes)
+        explained = self._rows[:m, rows].T @ self._rows[:m, columns]
+        return self._kernel(rows, columns) - explained

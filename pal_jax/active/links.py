@@ -1,0 +1,171 @@
+"""Which groups are pieces of one class: a probability for each pair of them."""
+
+import dataclasses
+
+import numpy as np
+
+from pal_jax.active.evidence import Evidence
+from pal_jax.active.geometry import Geometry
+
+# log odds that two groups are one class: 1, log cosine, log leak, log size; a prior that answers
+# about the communities refine. Fitted by hand on digits, breast cancer, wine and iris.
+_PRIOR = np.array([0.5, 1.0, 0.4, -1.5])
+_SPREAD = np.array([1.0, 0.5, 0.15, 0.5])
+# odds that a group of typical size is a piece of a class, wherever the rest may lie; smaller
+# groups are likelier pieces, by the square of their size
+_PIECE = 0.05
+_TINY = 1e-12
+NEVER = -50.0  # log odds of what cannot be
+
+
+@dataclasses.dataclass(frozen=True)
+class Links:
+    """Args:
+    chance: [C, C] probability that two groups are one class; 0 on the diagonal.
+    odds: [C, C] log odds of the same by looks and answers alone.
+    cluster: [C] int: groups with equal numbers are believed to be one class.
+    """
+
+    chance: np.ndarray
+    odds: np.ndarray
+    cluster: np.ndarray
+
+
+def features(geometry: Geometry, member: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """[C, C, 4] what speaks for two groups being one class; symmetric.
+
+    A constant; the cosine of their mean features; the share of the smaller one's edges that lead
+    to the other; the size of the smaller one, in units of n / (number of communities).
+
+    Args:
+        member: [n] int, group of each sample.
+        size: [C] samples in each group; not necessarily whole numbers.
+    """
+    cosine, _ = geometry.likeness(member, len(size))
+    between = geometry.between(member, len(size))
+    volume = between.sum(axis=1) + _TINY
+    leak = between / np.minimum(volume[:, None], volume)
+    typical = geometry.n / len(geometry.medoids)
+    smaller = np.minimum(size[:, None], size) / typical
+    logs = [np.log(cosine + 1e-3), np.log(leak + 1e-4), np.log(smaller + 0.05)]
+    return np.stack([np.ones_like(cosine), *logs], axis=2)
+
+
+def fit(geometry: Geometry, evidence: Evidence) -> np.ndarray:
+    """[4] coefficients: the prior, refined by answers about typical samples of two communities.
+
+    Penalised maximum likelihood of the answers, which may be wrong; a few Fisher steps.
+
+    Args:
+        evidence: about samples.
+    """
+    a, b = geometry.communities[evidence.first], geometry.communities[evidence.second]
+    use = geometry.core[evidence.first] & geometry.core[evidence.second] & (a != b)
+    if not use.any():
+        return _PRIOR
+    x = _of_communities(geometry)[a[use], b[use]]
+    alike, apart = evidence.if_alike[use], evidence.if_apart[use]
+    weights = _PRIOR
+    for _ in range(8):
+        p = sigmoid(x @ weights)
+        said = p * alike + (1.0 - p) * apart  # probability of the answers
+        slope = (alike - apart) * p * (1.0 - p) / said
+        gradient = x.T @ slope - (weights - _PRIOR) / _SPREAD**2
+        fisher = (x.T * np.square(slope)) @ x + np.diag(1.0 / _SPREAD**2)
+        weights = weights + np.clip(np.linalg.solve(fisher, gradient), -1.0, 1.0)
+    return weights
+
+
+def infer_links(
+    geometry: Geometry,
+    member: np.ndarray,
+    size: np.ndarray,
+    weights: np.ndarray,
+    heard: np.ndarray,
+    founded: int,
+) -> Links:
+    """Probabilities and clusters of C groups.
+
+    Args:
+        member: [n] int, group of each sample.
+        size: [C] samples in each group.
+        weights: [4] from `fit`.
+        heard: [C, C] symmetric log likelihood ratios of the answers between groups.
+        founded: groups there were before the first answer, one a community or known label.
+    """
+    count = len(size)
+    prior = features(geometry, member, size) @ weights
+    np.fill_diagonal(prior, NEVER)
+    odds = np.clip(prior + heard, NEVER, -NEVER)
+    pieces = max(founded - count, 0) + _joined(heard, size)
+    chance = np.maximum(
+        sigmoid(odds), _as_piece(geometry, member, size, heard, pieces / max(founded, 1))
+    )
+    np.fill_diagonal(chance, 0.0)
+    return Links(chance, odds, _contract(prior, heard, size))
+
+
+def _joined(heard: np.ndarray, size: np.ndarray) -> int:
+    """How many groups answers have joined to a larger one."""
+    larger = (size[:, None] < size) | ((size[:, None] == size) & (np.tri(len(size), k=-1) > 0))
+    return int(((heard > 1.0) & larger).any(axis=1).sum())
+
+
+def _as_piece(
+    geometry: Geometry, member: np.ndarray, size: np.ndarray, heard: np.ndarray, pieces: float
+) -> np.ndarray:
+    """[C, C] chance that the smaller is a piece of the larger, shared out by where its edges lead.
+
+    However far apart two groups look, a small one among large ones may be a piece of any; the
+    more so, the larger the share of the first groups that have been found to be `pieces`.
+    """
+    count = len(size)
+    if count < 2:
+        return np.zeros((count, count))
+    between = geometry.between(member, count)
+    leak = between / np.sqrt(between.sum(axis=1) + _TINY)
+    views = [leak, *geometry.likeness(member, count)]
+    share = np.sqrt(np.prod([_distribution(view) + 0.02 for view in views], axis=0))
+    share = _distribution(share)
+    odds = _PIECE * (0.25 + 4.0 * pieces) * (size / (np.median(size) + _TINY) + 0.02) ** -2.0
+    whole = share * np.exp(np.minimum(heard, 0.0))  # what answers have left of each share
+    chance = odds[:, None] * whole / (1.0 + odds * whole.sum(axis=1))[:, None]
+    return np.where(size[:, None] <= size, chance, chance.T)
+
+
+def _distribution(score: np.ndarray) -> np.ndarray:
+    """[C, C] rows that sum to 1, with nothing on the diagonal."""
+    score = np.where(np.eye(len(score), dtype=bool), 0.0, score)
+    return score / (score.sum(axis=1, keepdims=True) + _TINY)
+
+
+def _contract(prior: np.ndarray, heard: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """[C] clusters: the pair with the highest log odds is joined as long as they are positive.
+
+    Answers add up, priors are averaged by size: looks are one and the same piece of evidence.
+    """
+    prior, heard, size = prior.copy(), heard.copy(), size + _TINY
+    label, live = np.arange(len(size)), np.ones(len(size), bool)
+    while True:
+        odds = np.where(live[:, None] & live, prior + heard, -np.inf)
+        np.fill_diagonal(odds, -np.inf)
+        a, b = divmod(int(odds.argmax()), len(size))
+        if odds[a, b] <= 0.0:
+            return np.unique(label, return_inverse=True)[1]
+        prior[a] = (size[a] * prior[a] + size[b] * prior[b]) / (size[a] + size[b])
+        heard[a] += heard[b]
+        prior[:, a], heard[:, a] = prior[a], heard[a]
+        size[a] += size[b]
+        live[b] = False
+        label[label == label[b]] = label[a]
+
+
+def _of_communities(geometry: Geometry) -> np.ndarray:
+    """The features of the communities, computed once for a geometry."""
+    size = np.bincount(geometry.communities).astype(np.float64)
+    return geometry.remember("links", lambda: features(geometry, geometry.communities, size))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x), for x of any size."""
+    return 1.0 / (1.0 + np.exp(-np.clip(x, NEVER, -NEVER)))
