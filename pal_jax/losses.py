@@ -70,16 +70,16 @@ def vicreg(
     pull = g.energy(z) / (k * _or_one(edges))
 
     z_v = gram.blocks(z, views)
-    x = _centred(z_v)
-    var = _variance(x)  # [V, K], the diagonals of C^v
+    freedom = z_v.shape[1] - 1
+    off_diagonal, scatter = zip(*map(gram.scatter, z_v), strict=True)
+    var = jnp.stack(scatter) / freedom  # [V, K], the diagonals of C^v
     hinge = jnp.maximum(0, 1 - jnp.sqrt(var + eps)).mean()
     if unbiased:
-        off_diagonal = _off_diagonal_of_halves(z_v)
+        redundancy = _off_diagonal_of_halves(z_v)
     else:
-        norms = sum(gram.squared_norm(block) for block in x) / (x.shape[1] - 1) ** 2
-        off_diagonal = norms - jnp.square(var).sum()
+        redundancy = sum(off_diagonal) / freedom**2
 
-    return invariance * pull + variance * hinge + 2 * covariance / (views * k) * off_diagonal
+    return invariance * pull + variance * hinge + 2 * covariance / (views * k) * redundancy
 
 
 def _centred(z_v: Array) -> Array:
@@ -152,7 +152,7 @@ def simclr(
     (their code: times temperature / 0.07).
     """
     z, g = _inputs(z, graph)
-    x = _unit_rows(z) / jnp.sqrt(jnp.asarray(temperature, z.dtype))  # s_ij = x_i . x_j
+    x = _rows_of_square(z, 1 / jnp.asarray(temperature, z.dtype))  # s_ij = x_i . x_j
     convention = pick(_CONVENTIONS, positives, "convention of positives")
     if apart is None and convention is _each_positive:
         bound = 1 / temperature if isinstance(temperature, int | float) else None
@@ -253,10 +253,9 @@ def barlow_twins(
     zs = z_v.reshape(z.shape)
 
     edges = g.degree().sum() - g.diagonal().sum()
-    c = gram.moment(zs, g) / _or_one(edges)
-    diagonal = jnp.diagonal(c)
-    off = jnp.where(jnp.eye(len(c), dtype=bool), 0, c)
-    loss = jnp.square(1 - diagonal).sum() + offdiagonal * jnp.square(off).sum()
+    c = gram.moment(zs, g, loops=False) / _or_one(edges)
+    off = gram.without_diagonal(c)
+    loss = jnp.square(1 - jnp.diagonal(c)).sum() + offdiagonal * jnp.square(off).sum()
     return jnp.where(edges > 0, loss, 0)
 
 
@@ -271,7 +270,7 @@ def _or_one(x: Array) -> Array:
     return jnp.where(x > 0, x, 1)
 
 
-def _unit_rows(z: Array) -> Array:
-    """Rows of length 1; a row of zeros stays 0 and has a finite gradient."""
-    square = jnp.square(z).sum(axis=1, keepdims=True)
-    return z * jax.lax.rsqrt(jnp.where(square > 0, square, 1))
+def _rows_of_square(z: Array, square: Array) -> Array:
+    """Rows of squared length `square`; a row of zeros stays 0 and has a finite gradient."""
+    given = jnp.square(z).sum(axis=1, keepdims=True)
+    return z * jnp.sqrt(square / jnp.where(given > 0, given, 1))
