@@ -3,6 +3,15 @@
 No gradient descent, float64 NumPy and SciPy on the host. Graphs are used through sparse products;
 group ids and edges never become N x N. Every optimum is up to a rotation of its K columns; here
 they come in order of falling eigenvalue. All is the plug-in problem of the rows that are given.
+
+    >>> from pal_jax import closed_form, graph
+    >>> z = closed_form.spectral_embedding(graph.from_groups([5, 9, 5, 5]), 2)
+    >>> np.round(np.abs(z), 6).tolist()
+    [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
+    >>> features = np.asarray([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.1, 1.0]])
+    >>> g = graph.normalize(graph.from_labels([0, 1, 0, 1]))
+    >>> closed_form.fit_linear(features, g, 1).shape
+    (2, 1)
 """
 
 from collections.abc import Callable

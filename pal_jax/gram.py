@@ -77,7 +77,7 @@ def between_samples(z: Array, views: int) -> Array:
 
 @jax.custom_vjp
 def scatter(z: Array) -> tuple[Array, Array]:
-    """(sum_{k!=l} S_kl^2, [K] S_kk) of the scatter matrix S = X^T X, X the centred rows of z [N, K].
+    """(sum_{k!=l} S_kl^2, [K] S_kk) of S = X^T X, with X the centred rows of z [N, K].
 
     The smaller side is formed, min(N, K)^2 entries. Where that is N x N, the first value is a
     difference and loses relative precision if S is nearly diagonal.

@@ -13,6 +13,18 @@ Decided for all of them:
 - Weights are cast to the dtype of the embeddings; bool and integer arrays are fine.
 - Concrete negative weights are an error where a graph is built or handed to a loss that needs
   G >= 0. Traced ones cannot be looked at: they propagate, as NaN does.
+
+    >>> from pal_jax import graph
+    >>> np.asarray(graph.from_views(samples=2, views=2), int)
+    array([[1, 0, 1, 0],
+           [0, 1, 0, 1],
+           [1, 0, 1, 0],
+           [0, 1, 0, 1]])
+    >>> labelled = graph.from_labels([7, 7, -1])  # the third label is not known
+    >>> graph.degree(graph.with_views(labelled, 2)).tolist()
+    [4.0, 4.0, 2.0, 4.0, 4.0, 2.0]
+    >>> graph.laplacian(graph.from_edges(3, [[0, 1]], [0.5]).dense()).tolist()
+    [[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
 """
 
 from typing import Any
@@ -171,9 +183,10 @@ def laplacian(graph: GraphLike) -> Any:
 
 
 def normalize(graph: Any) -> Any:
-    """Degree-normalised graph D^(-1/2) G D^(-1/2), of the kind it was given (directed views: edges).
+    """Degree-normalised graph D^(-1/2) G D^(-1/2), of the kind it was given.
 
     Rows of degree 0 stay 0. An asymmetric G has row sums on its left and column sums on its right.
+    Directed views become edges.
     """
     g = as_graph(graph)
     out = g.scaled(_inverse_root(g.degree()), _inverse_root(g.T.degree()))

@@ -6,6 +6,17 @@ loss of each device's rows followed by a mean is another, wrong loss. Half preci
 float32. Self-loops are ignored: that a row is alike to itself teaches nothing. A graph without any
 other edge contributes exactly 0 to value and gradient of the terms that pull rows together.
 NaN in z or in the weights propagates.
+
+    >>> from pal_jax import graph, losses
+    >>> z = jnp.asarray([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 1.0]])  # views of two samples
+    >>> views = graph.from_views(samples=2, views=2)
+    >>> print(f"{losses.simclr(z, views, temperature=1.0):.4f}")  # log(e + 2) - 1
+    0.5514
+    >>> print(f"{losses.vicreg(z, views, views=2, variance=0, covariance=0):.4f}")  # 25 / 4
+    6.2500
+    >>> grad = jax.grad(losses.barlow_twins)(z, graph.from_labels([0, 1, 0, 1]))
+    >>> grad.shape
+    (4, 2)
 """
 
 import jax
@@ -70,14 +81,13 @@ def vicreg(
     pull = g.energy(z) / (k * _or_one(edges))
 
     z_v = gram.blocks(z, views)
-    freedom = z_v.shape[1] - 1
-    off_diagonal, scatter = zip(*map(gram.scatter, z_v), strict=True)
-    var = jnp.stack(scatter) / freedom  # [V, K], the diagonals of C^v
-    hinge = jnp.maximum(0, 1 - jnp.sqrt(var + eps)).mean()
     if unbiased:
-        redundancy = _off_diagonal_of_halves(z_v)
+        var, redundancy = _variance(_centred(z_v)), _off_diagonal_of_halves(z_v)
     else:
-        redundancy = sum(off_diagonal) / freedom**2
+        off_diagonal, diagonal = zip(*map(gram.scatter, z_v), strict=True)
+        freedom = z_v.shape[1] - 1
+        var, redundancy = jnp.stack(diagonal) / freedom, sum(off_diagonal) / freedom**2
+    hinge = jnp.maximum(0, 1 - jnp.sqrt(var + eps)).mean()  # of [V, K], the diagonals of C^v
 
     return invariance * pull + variance * hinge + 2 * covariance / (views * k) * redundancy
 

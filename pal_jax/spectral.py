@@ -7,6 +7,14 @@ that graph, and what one trains with. Without `apart` none forms N x N on Groups
 By definition they are plug-in estimates: the squared K x K moment of one batch is too large, by
 (tr(M)^2 + |M|_F^2) / N for N independent Gaussian rows of second moment M. With `views`, rows are V
 views of independent samples, and the estimate of the population's loss is unbiased.
+
+    >>> from pal_jax import graph, spectral
+    >>> groups = graph.from_groups([0, 1, 0, 1])
+    >>> z = jnp.asarray([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> float(spectral.spectral_contrastive(z, groups))  # Z Z^T = G
+    0.0
+    >>> round(float(spectral.degree_normalized(spectral.vicreg_squared)(z, groups)), 4)
+    0.5
 """
 
 import functools
