@@ -5,7 +5,7 @@ dense [N, N] array or any object of graph.py. Under jit with sharded rows it equ
 loss of each device's rows followed by a mean is another, wrong loss. Half precision is computed in
 float32. Self-loops are ignored: that a row is alike to itself teaches nothing. A graph without any
 other edge contributes exactly 0 to value and gradient of the terms that pull rows together.
-NaN in z or in the weights propagates.
+NaN in z or in the weights propagates: hence comparisons that are written so that NaN is kept.
 
     >>> from pal_jax import graph, losses
     >>> z = jnp.asarray([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 1.0]])  # views of two samples
@@ -138,7 +138,7 @@ def simclr(
       "pairs"  sum_{i!=j} G_ij log(1 + sum_{k!=i, G_ik=0} A_ik exp(s_ik - s_ij)) / sum_{i!=j} G_ij
                (optax, pytorch-metric-learning): positives do not compete, rows weigh by degree
 
-    Beyond 256 rows (8,192 on an accelerator) "each" without `apart` works in tiles: N^2 time,
+    Beyond 2,048 rows (8,192 on an accelerator) "each" without `apart` works in tiles: N^2 time,
     O(N K) memory, reverse-mode derivatives only, and on several devices every one does all of it.
     All else takes rows of S and G in blocks: N^2 time and O(N) memory.
 
@@ -177,7 +177,7 @@ def _each_positive_of_all(x: Array, g: graph_lib.Graph, bound: float | None) -> 
     """The default: sum_j G_ij s_ij needs only G @ x, so the graph is never N x N here."""
     loops = g.diagonal()
     degree = g.degree() - loops
-    anchors = degree > 0
+    anchors = ~(degree <= 0)
     similarity = (x * (g.matmul(x) - loops[:, None] * x)).sum(axis=1)
     losses = streaming.log_sums(x, bound) - similarity / jnp.where(anchors, degree, 1)
     return jnp.where(anchors, losses, 0).sum(), anchors.sum().astype(x.dtype)
@@ -188,7 +188,7 @@ def _each_positive(
 ) -> tuple[Array, Array]:
     g, a = _alike_and_apart(graphs, others)
     degree = g.sum(axis=1)
-    anchors = degree > 0
+    anchors = ~(degree <= 0)
     similarity = (g * s).sum(axis=1) / jnp.where(anchors, degree, 1)
     losses = streaming.log_sum(s, jnp.where(g > 0, 1, a)) - similarity
     return jnp.where(anchors, losses, 0), anchors.astype(s.dtype)
@@ -198,7 +198,7 @@ def _any_positive(
     s: Array, graphs: list[Array], others: Array, _rows: Array
 ) -> tuple[Array, Array]:
     g, a = _alike_and_apart(graphs, others)
-    anchors = (g > 0).any(axis=1)
+    anchors = ~(g <= 0).all(axis=1)
     losses = streaming.log_sum(s, jnp.where(g > 0, 1, a)) - streaming.log_sum(s, g)
     return jnp.where(anchors, losses, 0), anchors.astype(s.dtype)
 
@@ -266,7 +266,7 @@ def barlow_twins(
     c = gram.moment(zs, g, loops=False) / _or_one(edges)
     off = gram.without_diagonal(c)
     loss = jnp.square(1 - jnp.diagonal(c)).sum() + offdiagonal * jnp.square(off).sum()
-    return jnp.where(edges > 0, loss, 0)
+    return jnp.where(edges <= 0, 0, loss)
 
 
 def _inputs(z: Array, graph: graph_lib.GraphLike) -> tuple[Array, graph_lib.Graph]:

@@ -215,7 +215,7 @@ def sum_rows(f: RowFunction, x: Array, graphs: list[graph_lib.Graph]) -> tuple[A
 
 def log_sum(s: Array, weights: Array) -> Array:
     """[B] log sum_k weights_ik exp(s_ik) over positive weights; about -1e30 if there is none."""
-    known = weights > 0
+    known = ~(weights <= 0)  # so that NaN is kept
     return jax.nn.logsumexp(
         jnp.where(known, s + jnp.log(jnp.where(known, weights, 1)), _NOTHING), axis=1
     )
