@@ -127,7 +127,8 @@ def moment(z: Array, g: graph_lib.Graph, *, loops: bool) -> Array:
 
 def _moment_of_views(z: Array, g: graph_lib.Views, loops: bool) -> Array:
     """Products of N / V rows for two views, where a graph in general has N."""
-    z_v = (z if g.scale is None else g.scale[:, None] * z).reshape(g.views, g.samples, -1)
+    # Slices, not a reshape: XLA sees through them to the blocks that z was concatenated from.
+    z_v = jnp.split(z if g.scale is None else g.scale[:, None] * z, g.views)
     if loops and g.joins == "all":
         return second_moment(sum(z_v[1:], start=z_v[0]))
     c, later = jnp.zeros((z.shape[1],) * 2, z.dtype), z_v[-1]

@@ -257,16 +257,17 @@ def barlow_twins(
     Source: Zbontar et al., ICML 2021; facebookresearch/barlowtwins main.py (offdiagonal 0.0051).
     """
     z, g = _inputs(z, graph)
-    z_v = gram.blocks(z, views)
-    z_v = z_v - z_v.mean(axis=1, keepdims=True)
-    z_v = z_v * jax.lax.rsqrt(jnp.square(z_v).mean(axis=1, keepdims=True) + eps)
-    zs = z_v.reshape(z.shape)
-
+    zs = jnp.concatenate([_standardised(block, eps) for block in gram.blocks(z, views)])
     edges = g.degree().sum() - g.diagonal().sum()
     c = gram.moment(zs, g, loops=False) / _or_one(edges)
     off = gram.without_diagonal(c)
     loss = jnp.square(1 - jnp.diagonal(c)).sum() + offdiagonal * jnp.square(off).sum()
     return jnp.where(edges <= 0, 0, loss)
+
+
+def _standardised(x: Array, eps: float) -> Array:
+    x = x - x.mean(axis=0, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(axis=0, keepdims=True) + eps)
 
 
 def _inputs(z: Array, graph: graph_lib.GraphLike) -> tuple[Array, graph_lib.Graph]:
