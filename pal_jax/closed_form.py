@@ -3,6 +3,15 @@
 No gradient descent, float64 NumPy and SciPy on the host. Graphs are used through sparse products;
 group ids and edges never become N x N. Every optimum is up to a rotation of its K columns; here
 they come in order of falling eigenvalue. All is the plug-in problem of the rows that are given.
+
+    >>> from pal_jax import closed_form, graph
+    >>> z = closed_form.spectral_embedding(graph.from_groups([5, 9, 5, 5]), 2)
+    >>> np.round(np.abs(z), 6).tolist()
+    [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]
+    >>> features = np.asarray([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.1, 1.0]])
+    >>> g = graph.normalize(graph.from_labels([0, 1, 0, 1]))
+    >>> closed_form.fit_linear(features, g, 1).shape
+    (2, 1)
 """
 
 from collections.abc import Callable
@@ -57,7 +66,7 @@ def spectral_embedding(
     solve = pick(_OPTIMA, name, "squared loss")
     if k < 1:
         raise ValueError(f"an embedding needs a width of 1 or more; got {k=}")
-    g = graph_lib.as_graph(graph)
+    g = _plain(graph)
     columns = solve(g, min(k, g.rows), invariance)
     return np.pad(columns, [(0, 0), (0, k - columns.shape[1])])
 
@@ -94,7 +103,7 @@ def fit_linear(
     Source: Cabannes et al., ICCV 2023 (arXiv 2303.15256).
     """
     phi = np.asarray(features, np.float64)
-    g = graph_lib.as_graph(graph)
+    g = _plain(graph)
     if phi.ndim != 2 or len(phi) != g.rows:
         raise ValueError(f"features must be [{g.rows}, M], the graph's rows; got {phi.shape}")
     n, m = phi.shape
@@ -260,6 +269,11 @@ def _largest_of_groups(
     for column, (_, rows, entries) in enumerate(pairs):
         vectors[rows, column] = entries
     return np.array([value for value, _, _ in pairs]), vectors
+
+
+def _plain(graph: graph_lib.GraphLike) -> graph_lib.Graph:
+    g = graph_lib.as_graph(graph)
+    return g.plain() if isinstance(g, graph_lib.Views) else g
 
 
 def _products(g: graph_lib.Graph) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:

@@ -1,8 +1,9 @@
 """Similarity graphs G: what is known about which rows are alike.
 
-G is [N, N] with G_ij > 0 where rows i and j are known to be alike. Three kinds share one set of
+G is [N, N] with G_ij > 0 where rows i and j are known to be alike. Four kinds share one set of
 operations, so a loss is written once: `Dense` holds the array, `Groups` one integer a row, `Edges`
-a list of pairs. The last two never build N x N; their products are segment sums, O(N K) and O(E K).
+a list of pairs, and `Views` nothing but its shape. Only the first builds N x N; the products of the
+others are segment sums, O(N K) and O(E K), and sums of blocks.
 
 Decided for all of them:
 - Self-loops (G_ii) are kept as given. `from_views`, `from_groups` and `from_labels` have them, as a
@@ -12,6 +13,18 @@ Decided for all of them:
 - Weights are cast to the dtype of the embeddings; bool and integer arrays are fine.
 - Concrete negative weights are an error where a graph is built or handed to a loss that needs
   G >= 0. Traced ones cannot be looked at: they propagate, as NaN does.
+
+    >>> from pal_jax import graph
+    >>> np.asarray(graph.from_views(samples=2, views=2), int)
+    array([[1, 0, 1, 0],
+           [0, 1, 0, 1],
+           [1, 0, 1, 0],
+           [0, 1, 0, 1]])
+    >>> labelled = graph.from_labels([7, 7, -1])  # the third label is not known
+    >>> graph.degree(graph.with_views(labelled, 2)).tolist()
+    [4.0, 4.0, 2.0, 4.0, 4.0, 2.0]
+    >>> graph.laplacian(graph.from_edges(3, [[0, 1]], [0.5]).dense()).tolist()
+    [[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
 """
 
 from typing import Any
@@ -23,35 +36,28 @@ import numpy as np
 import numpy.typing as npt
 from jax.core import Tracer
 
-from pal_jax.graph_kinds import Dense, Edges, Groups, Laplacian
+from pal_jax.graph_kinds import Dense, Edges, Groups, Laplacian, Views
 
 Array = jax.Array
 
 
-Graph = Dense | Groups | Edges
+Graph = Dense | Groups | Views | Edges
 GraphLike = Array | np.ndarray | Graph
 
 
-def from_views(samples: int, views: int, directed: bool = False) -> Groups | Edges:
+def from_views(samples: int, views: int, directed: bool = False) -> Views:
     """Self-supervised: the `views` rows of each sample are alike.
 
     Args:
         samples: B, number of samples; N = views * B rows, view-major.
         views: V, rows a sample.
-        directed: only the edges from a view to a later one, (a, i) -> (b, i) with a < b. Barlow
-            Twins as published multiplies view 1 with view 2 and is not symmetric in them.
-
-    Returns:
-        Groups (with self-loops), or for `directed` Edges: B V (V - 1) / 2 of them, no self-loop.
+        directed: only the edges from a view to a later one, (a, i) -> (b, i) with a < b, and no
+            self-loops. Barlow Twins as published multiplies view 1 with view 2 and is not
+            symmetric in them.
     """
     if samples < 1 or views < 1:
         raise ValueError(f"a graph of views needs both at 1 or more; got {samples=}, {views=}")
-    if not directed:
-        return Groups(jnp.tile(jnp.arange(samples, dtype=jnp.int32), views))
-    earlier, later = np.triu_indices(views, k=1)
-    pairs = np.stack([earlier, later], axis=1)[:, None, :] * samples  # [V(V-1)/2, 1, 2]
-    edges = (pairs + np.arange(samples)[None, :, None]).reshape(-1, 2)
-    return Edges(jnp.asarray(edges, jnp.int32), jnp.ones(len(edges)), samples * views)
+    return Views(samples, views, "later" if directed else "all", jnp.zeros(()).dtype)
 
 
 def from_groups(ids: npt.ArrayLike) -> Groups:
@@ -130,6 +136,8 @@ def with_views(graph: Graph, views: int) -> Graph:
 
     Ones(V, V) kron G. So self-loops of `graph` become edges between the views of one sample.
     """
+    if isinstance(graph, Views):
+        graph = graph.plain()
     if isinstance(graph, Groups):
         scale = None if graph.scale is None else jnp.tile(graph.scale, views)
         return Groups(jnp.tile(graph.ids, views), scale)
@@ -147,7 +155,7 @@ def as_graph(graph: GraphLike, rows: int | None = None) -> Graph:
     Raises:
         ValueError: neither, not square, or not of `rows` rows.
     """
-    if not isinstance(graph, Dense | Groups | Edges):
+    if not isinstance(graph, Graph):
         weights = jnp.asarray(graph)
         if weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
             raise ValueError(f"a dense graph must be [N, N]; got {weights.shape}")
@@ -169,7 +177,7 @@ def degree(graph: GraphLike) -> Array:
 
 def laplacian(graph: GraphLike) -> Any:
     """L = D - G with D the row sums: an array for an array, an operator for a graph object."""
-    if isinstance(graph, Dense | Groups | Edges):
+    if isinstance(graph, Graph):
         return Laplacian(graph)
     return Laplacian(as_graph(graph)).dense()
 
@@ -178,15 +186,16 @@ def normalize(graph: Any) -> Any:
     """Degree-normalised graph D^(-1/2) G D^(-1/2), of the kind it was given.
 
     Rows of degree 0 stay 0. An asymmetric G has row sums on its left and column sums on its right.
+    Directed views become edges.
     """
     g = as_graph(graph)
     out = g.scaled(_inverse_root(g.degree()), _inverse_root(g.T.degree()))
-    return out if isinstance(graph, Dense | Groups | Edges) else out.dense()
+    return out if isinstance(graph, Graph) else out.dense()
 
 
 def require_nonnegative(graph: Graph) -> Graph:
     """The graph; a ValueError if its concrete weights are negative somewhere."""
-    if not isinstance(graph, Groups):
+    if isinstance(graph, Dense | Edges):
         _refuse_negative(graph.weights)
     return graph
 

@@ -5,7 +5,18 @@ dense [N, N] array or any object of graph.py. Under jit with sharded rows it equ
 loss of each device's rows followed by a mean is another, wrong loss. Half precision is computed in
 float32. Self-loops are ignored: that a row is alike to itself teaches nothing. A graph without any
 other edge contributes exactly 0 to value and gradient of the terms that pull rows together.
-NaN in z or in the weights propagates.
+NaN in z or in the weights propagates: hence comparisons that are written so that NaN is kept.
+
+    >>> from pal_jax import graph, losses
+    >>> z = jnp.asarray([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 1.0]])  # views of two samples
+    >>> views = graph.from_views(samples=2, views=2)
+    >>> print(f"{losses.simclr(z, views, temperature=1.0):.4f}")  # log(e + 2) - 1
+    0.5514
+    >>> print(f"{losses.vicreg(z, views, views=2, variance=0, covariance=0):.4f}")  # 25 / 4
+    6.2500
+    >>> grad = jax.grad(losses.barlow_twins)(z, graph.from_labels([0, 1, 0, 1]))
+    >>> grad.shape
+    (4, 2)
 """
 
 import jax
@@ -70,16 +81,15 @@ def vicreg(
     pull = g.energy(z) / (k * _or_one(edges))
 
     z_v = gram.blocks(z, views)
-    x = _centred(z_v)
-    var = _variance(x)  # [V, K], the diagonals of C^v
-    hinge = jnp.maximum(0, 1 - jnp.sqrt(var + eps)).mean()
     if unbiased:
-        off_diagonal = _off_diagonal_of_halves(z_v)
+        var, redundancy = _variance(_centred(z_v)), _off_diagonal_of_halves(z_v)
     else:
-        norms = sum(gram.squared_norm(block) for block in x) / (x.shape[1] - 1) ** 2
-        off_diagonal = norms - jnp.square(var).sum()
+        off_diagonal, diagonal = zip(*map(gram.scatter, z_v), strict=True)
+        freedom = z_v.shape[1] - 1
+        var, redundancy = jnp.stack(diagonal) / freedom, sum(off_diagonal) / freedom**2
+    hinge = jnp.maximum(0, 1 - jnp.sqrt(var + eps)).mean()  # of [V, K], the diagonals of C^v
 
-    return invariance * pull + variance * hinge + 2 * covariance / (views * k) * off_diagonal
+    return invariance * pull + variance * hinge + 2 * covariance / (views * k) * redundancy
 
 
 def _centred(z_v: Array) -> Array:
@@ -128,7 +138,7 @@ def simclr(
       "pairs"  sum_{i!=j} G_ij log(1 + sum_{k!=i, G_ik=0} A_ik exp(s_ik - s_ij)) / sum_{i!=j} G_ij
                (optax, pytorch-metric-learning): positives do not compete, rows weigh by degree
 
-    Beyond 256 rows (8,192 on an accelerator) "each" without `apart` works in tiles: N^2 time,
+    Beyond 2,048 rows (8,192 on an accelerator) "each" without `apart` works in tiles: N^2 time,
     O(N K) memory, reverse-mode derivatives only, and on several devices every one does all of it.
     All else takes rows of S and G in blocks: N^2 time and O(N) memory.
 
@@ -152,7 +162,7 @@ def simclr(
     (their code: times temperature / 0.07).
     """
     z, g = _inputs(z, graph)
-    x = _unit_rows(z) / jnp.sqrt(jnp.asarray(temperature, z.dtype))  # s_ij = x_i . x_j
+    x = _rows_of_square(z, 1 / jnp.asarray(temperature, z.dtype))  # s_ij = x_i . x_j
     convention = pick(_CONVENTIONS, positives, "convention of positives")
     if apart is None and convention is _each_positive:
         bound = 1 / temperature if isinstance(temperature, int | float) else None
@@ -167,7 +177,7 @@ def _each_positive_of_all(x: Array, g: graph_lib.Graph, bound: float | None) -> 
     """The default: sum_j G_ij s_ij needs only G @ x, so the graph is never N x N here."""
     loops = g.diagonal()
     degree = g.degree() - loops
-    anchors = degree > 0
+    anchors = ~(degree <= 0)
     similarity = (x * (g.matmul(x) - loops[:, None] * x)).sum(axis=1)
     losses = streaming.log_sums(x, bound) - similarity / jnp.where(anchors, degree, 1)
     return jnp.where(anchors, losses, 0).sum(), anchors.sum().astype(x.dtype)
@@ -178,7 +188,7 @@ def _each_positive(
 ) -> tuple[Array, Array]:
     g, a = _alike_and_apart(graphs, others)
     degree = g.sum(axis=1)
-    anchors = degree > 0
+    anchors = ~(degree <= 0)
     similarity = (g * s).sum(axis=1) / jnp.where(anchors, degree, 1)
     losses = streaming.log_sum(s, jnp.where(g > 0, 1, a)) - similarity
     return jnp.where(anchors, losses, 0), anchors.astype(s.dtype)
@@ -188,7 +198,7 @@ def _any_positive(
     s: Array, graphs: list[Array], others: Array, _rows: Array
 ) -> tuple[Array, Array]:
     g, a = _alike_and_apart(graphs, others)
-    anchors = (g > 0).any(axis=1)
+    anchors = ~(g <= 0).all(axis=1)
     losses = streaming.log_sum(s, jnp.where(g > 0, 1, a)) - streaming.log_sum(s, g)
     return jnp.where(anchors, losses, 0), anchors.astype(s.dtype)
 
@@ -247,17 +257,17 @@ def barlow_twins(
     Source: Zbontar et al., ICML 2021; facebookresearch/barlowtwins main.py (offdiagonal 0.0051).
     """
     z, g = _inputs(z, graph)
-    z_v = gram.blocks(z, views)
-    z_v = z_v - z_v.mean(axis=1, keepdims=True)
-    z_v = z_v * jax.lax.rsqrt(jnp.square(z_v).mean(axis=1, keepdims=True) + eps)
-    zs = z_v.reshape(z.shape)
-
+    zs = jnp.concatenate([_standardised(block, eps) for block in gram.blocks(z, views)])
     edges = g.degree().sum() - g.diagonal().sum()
-    c = gram.moment(zs, g) / _or_one(edges)
-    diagonal = jnp.diagonal(c)
-    off = jnp.where(jnp.eye(len(c), dtype=bool), 0, c)
-    loss = jnp.square(1 - diagonal).sum() + offdiagonal * jnp.square(off).sum()
-    return jnp.where(edges > 0, loss, 0)
+    c = gram.moment(zs, g, loops=False) / _or_one(edges)
+    off = gram.without_diagonal(c)
+    loss = jnp.square(1 - jnp.diagonal(c)).sum() + offdiagonal * jnp.square(off).sum()
+    return jnp.where(edges <= 0, 0, loss)
+
+
+def _standardised(x: Array, eps: float) -> Array:
+    x = x - x.mean(axis=0, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(axis=0, keepdims=True) + eps)
 
 
 def _inputs(z: Array, graph: graph_lib.GraphLike) -> tuple[Array, graph_lib.Graph]:
@@ -271,7 +281,7 @@ def _or_one(x: Array) -> Array:
     return jnp.where(x > 0, x, 1)
 
 
-def _unit_rows(z: Array) -> Array:
-    """Rows of length 1; a row of zeros stays 0 and has a finite gradient."""
-    square = jnp.square(z).sum(axis=1, keepdims=True)
-    return z * jax.lax.rsqrt(jnp.where(square > 0, square, 1))
+def _rows_of_square(z: Array, square: Array) -> Array:
+    """Rows of squared length `square`; a row of zeros stays 0 and has a finite gradient."""
+    given = jnp.square(z).sum(axis=1, keepdims=True)
+    return z * jnp.sqrt(square / jnp.where(given > 0, given, 1))

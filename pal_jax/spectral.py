@@ -7,6 +7,14 @@ that graph, and what one trains with. Without `apart` none forms N x N on Groups
 By definition they are plug-in estimates: the squared K x K moment of one batch is too large, by
 (tr(M)^2 + |M|_F^2) / N for N independent Gaussian rows of second moment M. With `views`, rows are V
 views of independent samples, and the estimate of the population's loss is unbiased.
+
+    >>> from pal_jax import graph, spectral
+    >>> groups = graph.from_groups([0, 1, 0, 1])
+    >>> z = jnp.asarray([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> float(spectral.spectral_contrastive(z, groups))  # Z Z^T = G
+    0.0
+    >>> round(float(spectral.degree_normalized(spectral.vicreg_squared)(z, groups)), 4)
+    0.5
 """
 
 import functools
@@ -73,7 +81,7 @@ def spectral_contrastive(
         raise ValueError(f"{mu=} cuts rows of the published loss: give `views` as well")
     if w is not None:
         return streaming.sum_rows(_weighted_squares, z, [g, w])[0]
-    return gram.squared_norm(z) - 2 * jnp.vdot(z, g.matmul(z)) + g.squared_norm()
+    return gram.squared_norm(z) - 2 * g.inner(z) + g.squared_norm()
 
 
 def vicreg_squared(
@@ -139,12 +147,12 @@ def barlow_twins_squared(
     n, k = z.shape
     eye = jnp.eye(k, dtype=z.dtype)
     if views is None:
-        return jnp.square(z.T @ g.matmul(z) / n - eye).sum()
+        return jnp.square(gram.moment(z, g, loops=True) / n - eye).sum()
     samples = gram.blocks(z, views).shape[1]
     first = (jnp.arange(n) % samples < samples // 2)[:, None]
     x, y = jnp.where(first, z, 0), jnp.where(first, 0, z)
-    moment = x.T @ g.matmul(x) / (views * (samples // 2))
-    other = y.T @ g.matmul(y) / (views * (samples - samples // 2))
+    moment = gram.moment(x, g, loops=True) / (views * (samples // 2))
+    other = gram.moment(y, g, loops=True) / (views * (samples - samples // 2))
     return jnp.vdot(moment - eye, other - eye)
 
 
@@ -180,7 +188,8 @@ def _between_views(
     z = z * mu**0.5 * jax.lax.rsqrt(jnp.maximum(square, mu))
     loops = g.diagonal()
     edges = g.degree().sum() - loops.sum()
-    pull = jnp.vdot(z, g.matmul(z) - loops[:, None] * z) / jnp.where(edges > 0, edges, 1)
+    alike = g.inner(z) - loops @ jnp.square(z).sum(axis=1)
+    pull = alike / jnp.where(edges > 0, edges, 1)
     z_v = gram.blocks(z, views)
     push = _mean_square_between(z, z_v) if w is None else _weighted_square_between(z, z_v, w)
     return (push - 2 * pull) / mu

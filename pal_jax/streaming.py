@@ -21,9 +21,10 @@ from pal_jax import graph as graph_lib
 Array = jax.Array
 
 # By backend: up to so many rows N x N is formed at once; beyond, tiles of so many rows. On a CPU
-# 256 x 256 stay in a core's cache. An accelerator needs larger products, and splits a dense N x N
-# over its devices, where every device works through all the tiles.
-SIZES = {"cpu": (256, 256), "other": (8192, 2048)}
+# 128 x 128 stay in a core's cache, and 2048 x 2048 are 16 MiB, which spare the backward pass the
+# products and exponentials of the tiles. An accelerator needs larger products, and splits a dense
+# N x N over its devices, where every device works through all the tiles.
+SIZES = {"cpu": (2048, 128), "other": (8192, 2048)}
 STRIP_ENTRIES = 2**22  # of a block of rows: 16 MiB in float32
 
 # exp(2 bound) must be finite in float32 for one shift to serve every row; log of its range is 88.
@@ -40,13 +41,41 @@ def log_sums(x: Array, bound: float | None = None) -> Array:
             the running maximum of each row, which saves an exponential a pair.
     """
     dense_rows, tile = SIZES.get(jax.default_backend(), SIZES["other"])
+    bound = bound if bound is not None and bound < _LARGEST_BOUND else None
     if len(x) <= dense_rows:
-        return _dense_log_sums(x)
-    return tiled_log_sums(x, bound if bound is not None and bound < _LARGEST_BOUND else None, tile)
+        return dense_log_sums(x, bound)
+    return tiled_log_sums(x, bound, tile)
 
 
-def _dense_log_sums(x: Array) -> Array:
-    return jax.nn.logsumexp(x @ x.T, axis=1, where=~jnp.eye(len(x), dtype=bool))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def dense_log_sums(x: Array, bound: float | None) -> Array:
+    """`log_sums` from all N x N at once. Reverse-mode only."""
+    return _dense(x, bound)[0]
+
+
+def _dense(x: Array, bound: float | None) -> tuple[Array, tuple[Array, Array, Array]]:
+    s = jnp.where(jnp.eye(len(x), dtype=bool), _NOTHING, x @ x.T)
+    shift = s.max(axis=1, keepdims=True) if bound is None else jnp.full((len(x), 1), bound, x.dtype)
+    e = jnp.exp(s - shift)
+    sums = e.sum(axis=1)
+    return shift[:, 0] + jnp.log(sums), (x, e, sums)
+
+
+def _dense_bwd(
+    bound: float | None, residual: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array]:
+    """d x_i = sum_j (c_i p_ij + c_j p_ji) x_j, p_ij = e_ij / sums_i."""
+    x, e, sums = residual
+    c = cotangent / sums
+    if (
+        bound is not None
+    ):  # one shift for all rows: e is symmetric, so one product serves both terms
+        return ((e * (c[:, None] + c[None, :])) @ x,)
+    p = c[:, None] * e
+    return (p @ x + p.T @ x,)
+
+
+dense_log_sums.defvjp(_dense, _dense_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -186,7 +215,7 @@ def sum_rows(f: RowFunction, x: Array, graphs: list[graph_lib.Graph]) -> tuple[A
 
 def log_sum(s: Array, weights: Array) -> Array:
     """[B] log sum_k weights_ik exp(s_ik) over positive weights; about -1e30 if there is none."""
-    known = weights > 0
+    known = ~(weights <= 0)  # so that NaN is kept
     return jax.nn.logsumexp(
         jnp.where(known, s + jnp.log(jnp.where(known, weights, 1)), _NOTHING), axis=1
     )

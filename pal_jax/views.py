@@ -3,6 +3,14 @@
 Rows come out view-major, [view 1 of all samples; view 2 of all; ...], and normalised. Strengths are
 plain Python numbers, to be bound before `jit`; one that is 0 costs nothing, and with all at 0 a
 view is what `normalise` gives.
+
+    >>> from pal_jax import views
+    >>> images = np.zeros((3, 8, 8, 1), np.uint8)
+    >>> both = views.image_views(
+    ...     jax.random.key(0), images, count=2, mean=np.zeros(1), std=np.ones(1), shift=0.1
+    ... )
+    >>> both.shape  # view 1 of the three images, then view 2
+    (6, 8, 8, 1)
 """
 
 import math

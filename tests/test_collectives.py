@@ -57,6 +57,12 @@ def test_nobody_moves_more_than_the_rows(name):
     assert max(collectives(loss, Z, IDS)) <= ROWS * WIDTH
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_views_move_no_more_than_the_rows(name):
+    g = graph_lib.from_views(ROWS // 2, 2)
+    assert max(collectives(lambda z: LOSSES[name](z, g), Z)) <= ROWS * WIDTH
+
+
 def test_tiles_move_no_more_than_the_rows(monkeypatch):
     monkeypatch.setattr(streaming, "SIZES", {"other": (64, 32)})
     assert max(collectives(lambda z: streaming.log_sums(z, 2.0).sum(), Z)) <= ROWS * WIDTH

@@ -25,13 +25,14 @@ def operations(g, z):
         "transposed": g.T.matmul(z),
         "degree": g.degree(),
         "diagonal": g.diagonal(),
+        "inner": g.inner(z),
         "energy": g.energy(z),
         "squared_norm": g.squared_norm(),
         "dense": g.dense(),
         "normalized": graph_lib.normalize(g).dense(),
         "laplacian": graph_lib.laplacian(g).matmul(z),
         "with views": graph_lib.with_views(g, 2).dense(),
-        "block": g.block(jnp.int32(4), 5)[:3],  # the last two rows are past the end
+        "block": g.block(jnp.int32(g.rows - 3), 5)[:3],  # the last two rows are past the end
     }
 
 
@@ -51,13 +52,14 @@ def expected_operations(g, z):
         "transposed": g.T @ z,
         "degree": g.sum(axis=1),
         "diagonal": np.diag(g),
+        "inner": np.vdot(z, g @ z),
         "energy": references.energy(z, g),
         "squared_norm": (g**2).sum(),
         "dense": g,
         "normalized": references.normalized(g),
         "laplacian": references.laplacian(g) @ z,
         "with views": np.kron(np.ones((2, 2)), g),
-        "block": g[4:],
+        "block": g[-3:],
     }
 
 
@@ -77,6 +79,24 @@ def test_groups_are_their_dense_graph(ids, scale):
     with jax.enable_x64(True):
         scaled = graph_lib.from_groups(ids).scaled(jnp.asarray(scale), jnp.asarray(scale))
     check_operations(scaled, scale[:, None] * dense * scale)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("directed", [False, True])
+@pytest.mark.parametrize(("samples", "views"), [(3, 1), (3, 2), (2, 4)])
+def test_views_are_their_dense_graph(rng, samples, views, directed, turned):
+    dense = references.graph_of_views(samples, views, directed)
+    g = graph_lib.from_views(samples, views, directed)
+    scale = np.append(rng.random(samples * views - 1), 0.0)  # one row without an edge
+    with jax.enable_x64(True):
+        scaled = g.astype(np.float64).scaled(jnp.asarray(scale), jnp.asarray(scale))
+        plain = g.plain()
+    weighted = scale[:, None] * dense * scale
+    if turned:
+        dense, weighted, g, scaled, plain = dense.T, weighted.T, g.T, scaled.T, g.T.plain()
+    check_operations(g, dense)
+    check_operations(plain, dense)
+    check_operations(scaled, weighted)
 
 
 @hypothesis.given(dense=dense_7)

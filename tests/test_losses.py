@@ -112,10 +112,13 @@ def test_two_views_are_the_published_loss(rng, name):
     ours, published = TWO_VIEWS[name]
     a, b = rng.normal(size=(2, 6, 5))
     g = graph_lib.from_views(6, 2, directed=name == "barlow_twins")
+    z = np.concatenate([a, b])
+    expected = references.precise_gradient(lambda z: published(*np.split(z, 2)), z)
     for x64, rtol in ((False, 1e-5), (True, 1e-10)):
         with jax.enable_x64(x64):
-            actual = jax.jit(ours)(jnp.asarray(np.concatenate([a, b])), g)
-        np.testing.assert_allclose(actual, published(a, b), rtol=rtol)
+            value, grad = jax.jit(jax.value_and_grad(ours))(jnp.asarray(z, float), g)
+        np.testing.assert_allclose(value, published(a, b), rtol=rtol)
+        np.testing.assert_allclose(grad, expected, atol=rtol * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
@@ -183,6 +186,17 @@ def test_pushed_pairs_may_have_weights(rng, x64, name):
         np.testing.assert_allclose(ones, reference(z, g), rtol=1e-10, err_msg=kind)
         nothing = step(jnp.asarray(z), jnp.asarray(g), jnp.zeros((6, 6)))
         chex.assert_tree_all_finite(nothing)
+
+
+@every_loss
+@pytest.mark.parametrize(("views", "directed"), [(2, False), (3, False), (2, True), (3, True)])
+def test_graphs_of_views_are_the_dense_graph(rng, name, views, directed):
+    z = jnp.asarray(rng.normal(size=(24, 4)), jnp.float32)
+    g = graph_lib.from_views(24 // views, views, directed=directed)
+    dense = references.graph_of_views(24 // views, views, directed)
+    value, grad = step(name)(z, jnp.asarray(dense, jnp.float32))
+    atol = 1e-5 * float(jnp.abs(grad).max())
+    chex.assert_trees_all_close(step(name)(z, g), (value, grad), rtol=1e-5, atol=atol)
 
 
 @every_loss
@@ -267,9 +281,27 @@ def test_eight_devices_are_one_device(rng, name):
     chex.assert_trees_all_close(
         jax.device_get(sharded), jax.device_get(alone), rtol=1e-5, atol=atol
     )
+    views = graph_lib.from_views(12, 2)
+    chex.assert_trees_all_close(
+        jax.device_get(step(name)(jax.device_put(z, rows), views)),
+        jax.device_get(step(name)(z, views)),
+        rtol=1e-5,
+        atol=atol,
+    )
     before = len(traces)
     run(jax.device_put(z, rows), jax.device_put(groups + 1, rows))
     assert len(traces) == before  # new groups never compile anew
+
+
+@every_loss
+def test_nan_propagates(rng, name):
+    z = rng.normal(size=(24, 4)).astype(np.float32)
+    g = graphs(rng)["weighted"].astype(np.float32)
+    assert np.isfinite(step(name)(jnp.asarray(z), jnp.asarray(g))[0])
+    z[3, 1] = np.nan
+    assert np.isnan(step(name)(jnp.asarray(z), jnp.asarray(g))[0])
+    z[3, 1], g[2, 5] = 0.0, np.nan
+    assert np.isnan(step(name)(jnp.asarray(z), jnp.asarray(g))[0])
 
 
 @every_loss

@@ -81,27 +81,55 @@ def test_products_of_moments(rng, x64, width):
     np.testing.assert_allclose(actual, s[~same].sum(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["dense", "groups", "edges"])
-def test_gradient_of_a_moment(rng, x64, kind):
+def moment_graphs(rng):
+    """Kind -> graph of 6 rows; those that may be asymmetric are."""
+    w = np.where(rng.random((6, 6)) < 0.5, rng.random((6, 6)), 0.0)
+    pairs = np.argwhere(w)
+    views = graph_lib.from_views(2, 3).astype(jnp.float64)
+    scale = jnp.asarray(rng.random(6))
+    return {
+        "dense": graph_lib.Dense(jnp.asarray(w)),
+        "edges": graph_lib.Edges(jnp.asarray(pairs, jnp.int32), jnp.asarray(w[tuple(pairs.T)]), 6),
+        "groups": graph_lib.from_groups([0, 0, 1, 0, 1, 2]),
+        "views": views,
+        "views of weight": views.scaled(scale, scale),
+        "later views": graph_lib.from_views(2, 3, directed=True),
+        "earlier views": graph_lib.from_views(2, 3, directed=True).T,
+    }
+
+
+@pytest.mark.parametrize("loops", [False, True])
+def test_gradient_of_a_moment(rng, x64, loops):
     """For any cotangent; those of the losses are symmetric where G is."""
-    dense = references.graph_of_groups([0, 0, 1, 0, 1, 2])
-    g = graph_lib.from_groups([0, 0, 1, 0, 1, 2])
-    if kind != "groups":
-        dense = np.where(rng.random((6, 6)) < 0.5, rng.random((6, 6)), 0.0)  # not symmetric
-        pairs = np.argwhere(dense)
-        weights = jnp.asarray(dense[tuple(pairs.T)])
-        edges = graph_lib.Edges(jnp.asarray(pairs, jnp.int32), weights, 6)
-        g = edges if kind == "edges" else graph_lib.Dense(jnp.asarray(dense))
-    off, z = references.without_loops(dense), rng.normal(size=(6, 3))
-    c = rng.normal(size=(3, 3))
+    z, c = rng.normal(size=(6, 3)), rng.normal(size=(3, 3))
+    for kind, g in moment_graphs(rng).items():
+        dense = np.asarray(g) if loops else references.without_loops(np.asarray(g))
+
+        def loss(z, g):
+            return jnp.vdot(jnp.asarray(c), gram.moment(z, g, loops=loops))
+
+        value, grad = jax.jit(jax.value_and_grad(loss))(jnp.asarray(z), g.astype(jnp.float64))
+        np.testing.assert_allclose(value, np.vdot(c, z.T @ dense @ z), rtol=1e-10, err_msg=kind)
+        expected = dense @ z @ c.T + dense.T @ z @ c
+        np.testing.assert_allclose(grad, expected, rtol=1e-10, atol=1e-12, err_msg=kind)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7)], ids=["N > K", "N < K"])
+def test_scatter_of_the_centred_rows(rng, x64, shape):
+    z, c = rng.normal(size=shape) + 5, rng.normal(size=shape[1])
 
     def reference(z):
-        return (c * (z.T @ off @ z)).sum()
+        x = z - z.mean(axis=0)
+        s = x.T @ x
+        return 0.3 * (references.without_loops(s) ** 2).sum() + c @ np.diag(s)
 
-    step = jax.jit(jax.value_and_grad(lambda z: jnp.vdot(jnp.asarray(c), gram.moment(z, g))))
-    value, grad = step(jnp.asarray(z))
+    def loss(z):
+        off, diagonal = gram.scatter(z)
+        return 0.3 * off + jnp.asarray(c) @ diagonal
+
+    value, grad = jax.value_and_grad(loss)(jnp.asarray(z))
     np.testing.assert_allclose(value, reference(z), rtol=1e-10)
-    np.testing.assert_allclose(grad, references.gradient(reference, z), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(grad, references.gradient(reference, z), rtol=1e-5, atol=1e-6)
 
 
 def largest_array(function, *args):
@@ -127,11 +155,12 @@ COVARIANCE_TYPE = {
 }
 
 
-@pytest.mark.parametrize("kind", ["groups", "edges"])
+@pytest.mark.parametrize("kind", ["groups", "edges", "views", "directed views"])
 @pytest.mark.parametrize("name", COVARIANCE_TYPE)
 def test_nothing_is_n_by_n(name, kind):
     z = jnp.ones((256, 8))
-    g = graph_lib.from_views(128, 2, directed=kind == "edges")
+    g = graph_lib.from_views(128, 2, directed=kind in ("edges", "directed views"))
+    g = g.plain() if kind in ("groups", "edges") else g
     step = jax.value_and_grad(COVARIANCE_TYPE[name])
     assert 256 * 8 <= largest_array(step, z, g) <= 2 * 256 * 8
     # The same question of a dense graph must see its array, or the test tests nothing.
