@@ -72,6 +72,8 @@ def get_config() -> Any:
     c.train.rounds = 10  # embed, ask, train; the first round asks nothing
     c.train.steps = 600  # optimiser steps in all, split evenly over the rounds
     c.train.batch_size = 256  # samples a step, over all devices
+    c.train.accumulate = 1  # parts in which the encoder takes a batch, to save memory; loss: whole
+    c.train.fsdp = 1  # devices that share one copy of weights and optimiser state; 1 = all have it
     c.train.optimizer = "adamw"  # adamw | sgd | lars
     c.train.learning_rate = 2e-3  # at its peak
     c.train.warmup_steps = 60  # of linear rise from 0; a cosine takes it back to 0

@@ -92,6 +92,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.rounds": (1, math.inf),
     "train.steps": (1, math.inf),
     "train.batch_size": (2, math.inf),
+    "train.accumulate": (1, math.inf),
+    "train.fsdp": (1, math.inf),
     "train.learning_rate": (1e-12, math.inf),
     "train.warmup_steps": (0, math.inf),
     "train.weight_decay": (0.0, 1.0),
@@ -114,8 +116,8 @@ def build(config: Config, folder: str) -> Run:
     """
     check(config)
     pool, held_out = build_data(config)
-    mesh = sharding.data_mesh()
-    check_sizes(config, len(pool.inputs), mesh.size)
+    check_sizes(config, len(pool.inputs), jax.device_count())
+    mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     make_oracle = build_oracle(config, pool)
     known = known_labels(pool.labels, config.graph.labelled, config.seed)
     plan = build_plan(config)
@@ -128,6 +130,7 @@ def build(config: Config, folder: str) -> Run:
     mean, std = data.channel_statistics(pool.inputs)
     prepare = functools.partial(views.normalise, mean=mean, std=std)
     model = build_model(config)
+    apply = sharding.data_parallel(model.apply, mesh)
     optimizer = build_optimizer(config)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     sample = prepare(jnp.asarray(pool.inputs[:2]))
@@ -135,12 +138,13 @@ def build(config: Config, folder: str) -> Run:
     step = functools.partial(
         train.train_step,
         views=build_views(config, mean, std, images=pool.inputs.ndim == 4),
-        apply=model.apply,
+        apply=apply,
         loss=build_loss(config),
         optimizer=optimizer,
+        accumulate=config.train.accumulate,
     )
     embed = functools.partial(
-        train.make_embed, model.apply, prepare, mesh=mesh, batch_size=config.evaluate.batch_size
+        train.make_embed, apply, prepare, mesh=mesh, batch_size=config.evaluate.batch_size
     )
 
     path.mkdir(parents=True, exist_ok=True)
@@ -164,8 +168,9 @@ def build(config: Config, folder: str) -> Run:
             else None
         ),
         state=state,
-        key=run_key,
-        step=train.compile_step(step, mesh),
+        key=jax.device_put(run_key, sharding.replicated(mesh)),
+        step=train.compile_step(step, mesh, state),
+        feed=train.make_feed(pool.inputs, mesh),
         embed=embed(inputs=pool.inputs),
         embed_held_out=None if held_out is None else embed(inputs=held_out.inputs),
         plan=plan,
@@ -250,14 +255,21 @@ def _check_asking(config: Config) -> None:
 
 def check_sizes(config: Config, samples: int, devices: int) -> None:
     """Raises UserError where batches do not fit the data or the devices."""
-    for key, size in (
-        ("train.batch_size", config.train.batch_size),
-        ("evaluate.batch_size", config.evaluate.batch_size),
+    t = config.train
+    for key, size, parts in (
+        ("train.batch_size", t.batch_size, t.accumulate),
+        ("evaluate.batch_size", config.evaluate.batch_size, 1),
     ):
-        if size % devices:
+        if size % (devices * parts):
+            over = f"{devices} devices" + (f" in {parts} parts" if parts > 1 else "")
             raise UserError(
-                f"config.{key}={size} does not split over {devices} devices; make it a multiple"
+                f"config.{key}={size} does not split over {over}; make it a multiple of "
+                f"{devices * parts}"
             )
+    if devices % t.fsdp:
+        raise UserError(
+            f"config.train.fsdp={t.fsdp} does not divide the {devices} devices; make it a divisor"
+        )
     if config.train.batch_size > samples:
         raise UserError(
             f"config.train.batch_size={config.train.batch_size} is more than the {samples} "
@@ -494,7 +506,7 @@ def build_plan(config: Config) -> train.Plan:
 def facts(config: Config) -> dict[str, str]:
     """What it takes to run this again: versions, devices, seed, commit."""
     version = importlib.metadata.version
-    device = jax.devices()[0]
+    device, batch = jax.devices()[0], config.train.batch_size
     return {
         "seed": str(config.seed),
         "commit": _commit(),
@@ -504,6 +516,7 @@ def facts(config: Config) -> dict[str, str]:
         "Optax": version("optax"),
         "NumPy": version("numpy"),
         "devices": f"{jax.device_count()} x {device.device_kind}",
+        "batch": f"{batch} samples a step, {batch // jax.device_count()} on each device",
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
 

@@ -38,9 +38,9 @@ class Run:
     workdir: its folder. identity: what config.json says, nested and JSON-able. facts: versions,
     devices, commit, for the report. journal: where all answers are; closed at the end. pool: the
     samples that are learned from. held_out: samples that only evaluation sees, or None. oracle:
-    who answers the sampler, or None when nothing is asked. embed, embed_held_out: see
-    train.make_embed. audit: judgements of the final audit. neighbours: k of kNN. keep: newest
-    checkpoints kept.
+    who answers the sampler, or None when nothing is asked. key: copied to all devices. feed, embed,
+    embed_held_out: see train.make_feed, train.make_embed. audit: judgements of the final audit.
+    neighbours: k of kNN. keep: newest checkpoints kept.
     """
 
     workdir: Path
@@ -55,6 +55,7 @@ class Run:
     state: train.TrainState
     key: jax.Array
     step: train.Step
+    feed: train.Feed
     embed: train.Embed
     embed_held_out: train.Embed | None
     plan: train.Plan
@@ -121,6 +122,7 @@ def _fit(
         checkpoints.save(int(state.step), state, progress | record.to_dict())
 
     with _bar(run.plan.rounds * run.plan.steps, int(state.step)) as bar:
+        tqdm.write(f"{run.facts['batch']} of {run.facts['devices']}")
         tqdm.write(_HEADER)
         for row in record.rounds():
             tqdm.write(_format(row))
@@ -143,8 +145,8 @@ def _fit(
             run.key,
             run.sampler,
             oracle,
-            run.pool.inputs,
             step=run.step,
+            feed=run.feed,
             embed=run.embed,
             plan=run.plan,
             hooks=hooks,

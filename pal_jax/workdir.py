@@ -14,7 +14,13 @@ IDENTITY_FILE = "config.json"
 _UNFINISHED = f".{IDENTITY_FILE}.tmp"  # what a run leaves that is killed while it writes its first
 # What may differ when a run goes on: it changes where things lie and who is called, never a
 # result that is there already.
-_FREE_KEYS = ("data.data_dir", "checkpoint.", "oracle.timeout", "oracle.command")
+_FREE_KEYS = (
+    "data.data_dir",
+    "checkpoint.",
+    "oracle.timeout",
+    "oracle.command",
+    "train.fsdp",
+)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
