@@ -84,8 +84,15 @@ def get_config() -> Any:
     c.evaluate.neighbours = 10  # k of the kNN accuracy
     c.evaluate.batch_size = 512  # samples embedded at a time, over all devices
 
+    c.hosts = ConfigDict()  # several processes: TPU, SLURM and others say this themselves
+    c.hosts.coordinator = ""  # address:port of process 0; "" = what the environment says
+    c.hosts.processes = 0  # how many there are; 0 = what the environment says
+    c.hosts.process = -1  # which one this is, from 0; -1 = what the environment says
+    c.hosts.timeout = 300.0  # seconds to wait for the others at the start
+
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 200  # steps; a round's end and a stop signal save too
     c.checkpoint.keep = 2  # newest checkpoints that stay on disk
+    c.checkpoint.journal = ""  # local folder of the journal; "" = the workdir, runs/... for gs://
     c.checkpoint.free = 1.0  # GiB that must be free where the workdir lies, or nothing starts
     return c.lock()  # an experiment that mistypes a key is told

@@ -22,6 +22,7 @@ import optax
 from pal_jax import (
     data,
     export,
+    hosts,
     losses,
     models,
     sharding,
@@ -100,12 +101,16 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.log_every": (1, math.inf),
     "evaluate.neighbours": (1, math.inf),
     "evaluate.batch_size": (1, math.inf),
+    "hosts.processes": (0, math.inf),
+    "hosts.process": (-1, math.inf),
+    "hosts.timeout": (1.0, 1e6),
     "checkpoint.every": (1, math.inf),
     "checkpoint.keep": (1, math.inf),
     "checkpoint.free": (0.0, math.inf),
 }
 
 
+@hosts.noticing_a_lost_peer()
 def build(config: Config, folder: str) -> Run:
     """All objects of the run that `config` describes, in the workdir `folder`.
 
@@ -113,8 +118,11 @@ def build(config: Config, folder: str) -> Run:
 
     Raises:
         UserError: a value, a file or the workdir cannot work; says which, why, and what to do.
+        LeadFailed, PeerLost: another process of the run has failed.
     """
     check(config)
+    h = config.hosts
+    hosts.start(h.coordinator, h.processes, h.process, h.timeout)
     pool, held_out = build_data(config)
     check_sizes(config, len(pool.inputs), jax.device_count())
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
@@ -125,7 +133,9 @@ def build(config: Config, folder: str) -> Run:
         "config": workdir.flatten(config.to_dict()),
         "data": {"samples": len(pool.inputs), "fingerprint": pool.fingerprint},
     }
-    path = workdir.check(folder, identity, free=config.checkpoint.free)
+    hosts.fail_together(workdir.disagreement(hosts.only_lead(lambda: identity), identity))
+    path, local = workdir.locate(folder, config.checkpoint.journal)
+    hosts.only_lead(lambda: workdir.check(path, local, identity, free=config.checkpoint.free))
 
     mean, std = data.channel_statistics(pool.inputs)
     prepare = functools.partial(views.normalise, mean=mean, std=std)
@@ -147,28 +157,27 @@ def build(config: Config, folder: str) -> Run:
         train.make_embed, apply, prepare, mesh=mesh, batch_size=config.evaluate.batch_size
     )
 
-    path.mkdir(parents=True, exist_ok=True)
-    if not (path / workdir.IDENTITY_FILE).exists():
-        export.write_json(path / workdir.IDENTITY_FILE, identity)
-    journal = Journal(path / "journal.sqlite")  # refuses a second run on the same workdir
+    journal = hosts.lead_keeps(lambda: open_workdir(path, local, identity))
     sampler = functools.partial(build_sampler, config, len(pool.inputs), known)
     return Run(
         workdir=path,
+        local=local,
         identity=identity,
         facts=facts(config),
         journal=journal,
         pool=pool,
         held_out=held_out,
         sampler=sampler(strategy=config.asking.strategy, journal=journal),
-        oracle=make_oracle(journal.answers()) if make_oracle else None,
+        make_oracle=make_oracle,
         baseline=(
             # No history: random questions never ask a pair twice, so its noise needs none.
             Baseline(sampler(strategy="random", journal=None), make_oracle([]))
-            if make_oracle and config.oracle.name in _SIMULATED
+            if make_oracle and config.oracle.name in _SIMULATED and hosts.lead()
             else None
         ),
+        mesh=mesh,
         state=state,
-        key=jax.device_put(run_key, sharding.replicated(mesh)),
+        key=sharding.put_key(mesh, run_key),
         step=train.compile_step(step, mesh, state),
         feed=train.make_feed(pool.inputs, mesh),
         embed=embed(inputs=pool.inputs),
@@ -178,6 +187,19 @@ def build(config: Config, folder: str) -> Run:
         neighbours=config.evaluate.neighbours,
         keep=config.checkpoint.keep,
     )
+
+
+def open_workdir(path: Path, local: Path, identity: dict[str, Any]) -> Journal:
+    """Makes both folders, says in config.json whose they are, and opens the journal.
+
+    Raises:
+        UserError: another run has the journal open.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    local.mkdir(parents=True, exist_ok=True)
+    if not (path / workdir.IDENTITY_FILE).exists():
+        export.write_json(path / workdir.IDENTITY_FILE, identity)
+    return Journal(local / "journal.sqlite")  # refuses a second run on the same workdir
 
 
 def check(config: Config) -> None:
@@ -261,7 +283,8 @@ def check_sizes(config: Config, samples: int, devices: int) -> None:
         ("evaluate.batch_size", config.evaluate.batch_size, 1),
     ):
         if size % (devices * parts):
-            over = f"{devices} devices" + (f" in {parts} parts" if parts > 1 else "")
+            in_parts = f" in config.train.accumulate={parts} parts" if parts > 1 else ""
+            over = f"{devices} devices{in_parts}"
             raise UserError(
                 f"config.{key}={size} does not split over {over}; make it a multiple of "
                 f"{devices * parts}"

@@ -87,6 +87,12 @@ def data_parallel(apply: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return split
 
 
+def put_key(mesh: Mesh, key: Array) -> Array:
+    """A random key copied to every device; `key` must be equal on all hosts."""
+    data = jax.device_get(jax.random.key_data(key))
+    return jax.jit(jax.random.wrap_key_data, out_shardings=replicated(mesh))(data)
+
+
 def put_rows(mesh: Mesh, rows: int, read: Callable[[slice], np.ndarray]) -> Array:
     """[rows, ...] split over the devices; each host reads only the rows of its own devices.
 
@@ -95,8 +101,9 @@ def put_rows(mesh: Mesh, rows: int, read: Callable[[slice], np.ndarray]) -> Arra
         read: slice of rows -> their values [len, ...]; equal on all hosts where both read.
     """
     shape, place = (rows, *read(slice(0, 0)).shape[1:]), split_rows(mesh)
+    indices = place.addressable_devices_indices_map(shape)
     parts = [
-        jax.device_put(read(index[0]), device)
-        for device, index in place.addressable_devices_indices_map(shape).items()
+        jax.device_put(read(index[0] if index else slice(None)), device)
+        for device, index in indices.items()
     ]
     return jax.make_array_from_single_device_arrays(shape, place, parts)

@@ -241,14 +241,13 @@ class Hooks:
 
     measure: (round, state, (h, z) of all samples) after each round.
     save: (state) when the run must be able to go on from here.
-    progress: () after each step. asked: (judgements bought so far) after each answer. log: (step,
-    metrics) each `log_every` steps. stop: () -> whether the run was asked to stop.
+    progress: () after each step. log: (step, metrics) each `log_every` steps. stop: () -> whether
+    the run was asked to stop; called once before a round and after each step.
     """
 
     measure: Callable[[int, TrainState, tuple[np.ndarray, np.ndarray]], None]
     save: Callable[[TrainState], None]
     progress: Callable[[], object]
-    asked: Callable[[int], object]
     log: Callable[[int, dict[str, float]], None]
     stop: Callable[[], bool]
 
@@ -257,7 +256,7 @@ def fit(
     state: TrainState,
     key: Array,
     sampler: Sampler,
-    oracle: Oracle | None,
+    ask: Callable[[np.ndarray], object] | None,
     *,
     step: Step,
     feed: Feed,
@@ -271,7 +270,8 @@ def fit(
         state: its step says which round and where in it. At the start of a round the round's
             questions are still to be asked; the journal knows which of them were.
         key: copied to every device of the mesh.
-        oracle: who answers, or None when nothing is asked.
+        ask: ([n, H] embeddings) buys the judgements of one round, or None when nothing is asked;
+            see `buy_round`.
 
     Raises:
         Interrupted: `hooks.stop` said so; the run goes on from the last save.
@@ -280,9 +280,9 @@ def fit(
     first, done = divmod(int(jax.device_get(state.step)), plan.steps)
     embeddings = None
     for round_number in range(first, plan.rounds):
-        if oracle is not None and round_number > 0 and done == 0:
+        if ask is not None and round_number > 0 and done == 0:
             embeddings = embed(state) if embeddings is None else embeddings
-            ask(sampler, oracle, embeddings[0], plan, hooks)
+            ask(embeddings[0])
         state = _train_round(
             state, key, sampler, done, step=step, feed=feed, plan=plan, hooks=hooks
         )
@@ -293,28 +293,33 @@ def fit(
     return state
 
 
-def ask(
+def buy_round(
     sampler: Sampler,
     oracle: Oracle,
     embeddings: np.ndarray,
     plan: Plan,
-    hooks: Hooks,
+    *,
+    asked: Callable[[int], object],
+    stop: Callable[[], bool],
 ) -> None:
     """Buys one round's judgements, `at_once` questions at a time.
 
     Ends early when the budget is spent or the strategy has nothing left to ask.
+
+    Args:
+        asked: (judgements bought so far), after each lot.
+
+    Raises:
+        Interrupted: `stop` said so.
     """
     end = min(sampler.spent + plan.judgements, plan.budget)
     while sampler.spent < end:
-        if hooks.stop():
+        if stop():
             raise Interrupted
         left = end - sampler.spent
-        if (
-            sampler.ask(oracle, embeddings, plan.at_once, at_once=plan.at_once, judgements=left)
-            == 0
-        ):
+        if not sampler.ask(oracle, embeddings, plan.at_once, at_once=plan.at_once, judgements=left):
             break
-        hooks.asked(sampler.spent)
+        asked(sampler.spent)
 
 
 def _train_round(

@@ -73,7 +73,7 @@ def make(
 def key(number, state):
     """A key on the devices of `state`, which is what the loop is given."""
     mesh = jax.tree.leaves(state.params)[0].sharding.mesh
-    return jax.device_put(jax.random.key(number), sharding.replicated(mesh))
+    return sharding.put_key(mesh, jax.random.key(number))
 
 
 def run_steps(devices, steps=5, **options):
@@ -168,7 +168,8 @@ def temporary_bytes(accumulate, samples=1024):
     state, step, *_ = make(8, accumulate=accumulate)
     inputs = jax.ShapeDtypeStruct((samples, *IMAGES.shape[1:]), np.uint8)
     groups = jax.ShapeDtypeStruct((samples,), np.int32)
-    program = step.lower(state, key(0, state), inputs, groups).compile()
+    lower = step.lower  # pyright: ignore[reportFunctionMemberAccess]
+    program = lower(state, key(0, state), inputs, groups).compile()
     return program.memory_analysis().temp_size_in_bytes
 
 
@@ -263,18 +264,24 @@ def plan(**changes):
     return train.Plan(**(values | changes))
 
 
-def fit(hooks, *, learning_rate=0.05, wrap=lambda step: step, **changes):
+def buy(sampler, embeddings, plan, asked=None, stop=lambda: False):
+    asked = [] if asked is None else asked
+    oracle = LabelOracle(LABELS)
+    train.buy_round(sampler, oracle, embeddings, plan, asked=asked.append, stop=stop)
+
+
+def fit(hooks, *, asked=None, learning_rate=0.05, wrap=lambda step: step, **changes):
     state, step, feed, embed = make(1, learning_rate=learning_rate)
-    sampler = Sampler(64, budget=20)
+    sampler, whole = Sampler(64, budget=20), plan(**changes)
     end = train.fit(
         state,
         key(0, state),
         sampler,
-        LabelOracle(LABELS),
+        lambda embeddings: buy(sampler, embeddings, whole, asked),
         step=wrap(step),
         feed=feed,
         embed=embed,
-        plan=plan(**changes),
+        plan=whole,
         hooks=hooks,
     )
     return end, sampler
@@ -285,18 +292,17 @@ def hooks(calls, stop=lambda: False):
         measure=lambda number, state, embeddings: calls.append(("round", number)),
         save=lambda state: calls.append(("save", int(jax.device_get(state.step)))),
         progress=lambda: None,
-        asked=lambda spent: calls.append(("asked", spent)),
         log=lambda step, metrics: calls.append(("log", step)),
         stop=stop,
     )
 
 
 def test_the_loop_asks_trains_measures_and_saves():
-    calls = []
-    state, sampler = fit(hooks(calls))
+    calls, asked = [], []
+    state, sampler = fit(hooks(calls), asked=asked)
     assert int(state.step) == 12
     assert sampler.spent == 8  # 5, then what is left of the budget
-    assert [c[1] for c in calls if c[0] == "asked"] == [2, 4, 5, 7, 8]
+    assert asked == [2, 4, 5, 7, 8]
     assert [c for c in calls if c[0] == "round"] == [("round", 0), ("round", 1), ("round", 2)]
     assert [c[1] for c in calls if c[0] == "log"] == list(range(12))
     assert [c[1] for c in calls if c[0] == "save"] == [3, 4, 7, 8, 11, 12]
@@ -323,7 +329,7 @@ def test_the_next_step_is_dispatched_before_the_metrics_of_the_last_are_read():
 def test_nothing_crosses_to_the_devices_unasked(monkeypatch):
     """All of the loop runs with implicit transfers forbidden, and the guard does bite."""
     with jax.transfer_guard("disallow"), pytest.raises(RuntimeError, match="host-to-device"):
-        jnp.zeros(2) + np.ones(2, np.float32)
+        _ = jnp.zeros(2) + np.ones(2, np.float32)
     calls = []
     state, step, feed, embed = make(8)
     device_key = key(0, state)
@@ -347,8 +353,16 @@ def test_screens_of_questions_spend_what_is_planned_and_leave_the_audit_its_shar
     sampler = Sampler(64, budget=30, candidates=8)
     kept = plan(judgements=11, budget=22, at_once=20)
     for _ in range(3):
-        train.ask(sampler, LabelOracle(LABELS), embed(state)[0], kept, hooks([]))
+        buy(sampler, embed(state)[0], kept)
     assert sampler.spent == 22
+
+
+def test_a_stop_ends_the_asking():
+    sampler, polls = Sampler(64, budget=20), iter([False, False, True])
+    embeddings = np.random.default_rng(0).normal(size=(64, 3))
+    with pytest.raises(Interrupted):
+        buy(sampler, embeddings, plan(at_once=1), stop=lambda: next(polls))
+    assert sampler.spent == 2
 
 
 def test_a_stop_in_a_round_saves_and_one_at_its_start_does_not():
