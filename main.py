@@ -6,11 +6,13 @@ of the run failed or is gone, and the same command, on as many processes as are 
 the last checkpoint.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
 
-from absl import flags, logging
+import absl.logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from pal_jax.errors import Interrupted, LeadFailed, PeerLost, UserError
@@ -50,7 +52,9 @@ def main(argv: list[str]) -> int:
     if "--help" in argv:
         print(__doc__)
         return 0
-    logging.set_verbosity(logging.FATAL)  # Orbax logs tracebacks of what is told below
+    # Orbax logs tracebacks of what is told below, and leaves more of them to asyncio.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         with stop_on_signals() as stop:
             config, workdir = parse(argv)
