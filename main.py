@@ -1,16 +1,21 @@
 """python main.py --config=configs/pal_active.py [--workdir=DIR] [--config.KEY=VALUE ...]
 
 Runs an experiment, or goes on with it where it stopped. Exit status: 0 done; 2 a mistake of the
-user, told in one sentence; 130 interrupted, everything needed to go on is saved.
+user, told in one sentence; 130 interrupted, everything needed to go on is saved; 1 another process
+of the run failed or is gone, and the same command, on as many processes as are left, goes on from
+the last checkpoint.
 """
 
+import logging
+import os
 import sys
 from pathlib import Path
 
+import absl.logging
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from pal_jax.errors import Interrupted, UserError
+from pal_jax.errors import Interrupted, LeadFailed, PeerLost, UserError
 from pal_jax.signals import stop_on_signals
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -47,12 +52,17 @@ def main(argv: list[str]) -> int:
     if "--help" in argv:
         print(__doc__)
         return 0
+    # Orbax logs tracebacks of what is told below, and leaves more of them to asyncio.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         with stop_on_signals() as stop:
             config, workdir = parse(argv)
             # JAX takes a second to import: not before the command line is known to be right.
             from pal_jax import experiment, run
 
+            if stop():
+                raise Interrupted
             run.execute(experiment.build(config, workdir), stop)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -60,6 +70,15 @@ def main(argv: list[str]) -> int:
     except OSError as error:  # a disk that is full, a folder that may not be read or written
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 2
+    except LeadFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except PeerLost as lost:
+        print(f"error: {lost}; start the run again, on any number of processes", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(
+            1
+        )  # to leave in good order would be to wait, for minutes, for the one that is gone
     except (Interrupted, KeyboardInterrupt):
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -72,6 +72,8 @@ def get_config() -> Any:
     c.train.rounds = 10  # embed, ask, train; the first round asks nothing
     c.train.steps = 600  # optimiser steps in all, split evenly over the rounds
     c.train.batch_size = 256  # samples a step, over all devices
+    c.train.accumulate = 1  # parts in which the encoder takes a batch, to save memory; loss: whole
+    c.train.fsdp = 1  # devices that share one copy of weights and optimiser state; 1 = all have it
     c.train.optimizer = "adamw"  # adamw | sgd | lars
     c.train.learning_rate = 2e-3  # at its peak
     c.train.warmup_steps = 60  # of linear rise from 0; a cosine takes it back to 0
@@ -82,8 +84,15 @@ def get_config() -> Any:
     c.evaluate.neighbours = 10  # k of the kNN accuracy
     c.evaluate.batch_size = 512  # samples embedded at a time, over all devices
 
+    c.hosts = ConfigDict()  # several processes: TPU, SLURM and others say this themselves
+    c.hosts.coordinator = ""  # address:port of process 0; "" = what the environment says
+    c.hosts.processes = 0  # how many there are; 0 = what the environment says
+    c.hosts.process = -1  # which one this is, from 0; -1 = what the environment says
+    c.hosts.timeout = 300.0  # seconds to wait for the others at the start
+
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 200  # steps; a round's end and a stop signal save too
     c.checkpoint.keep = 2  # newest checkpoints that stay on disk
+    c.checkpoint.journal = ""  # local folder of the journal; "" = the workdir, runs/... for gs://
     c.checkpoint.free = 1.0  # GiB that must be free where the workdir lies, or nothing starts
     return c.lock()  # an experiment that mistypes a key is told

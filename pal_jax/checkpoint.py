@@ -1,74 +1,143 @@
-"""Train state and progress (sampler, history) in one atomic Orbax step."""
+"""Train state and progress (sampler, journal, history) in one atomic Orbax step."""
 
-from collections.abc import Mapping
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
-from pal_jax.errors import UserError
+from pal_jax import hosts
+from pal_jax.errors import PeerLost, UserError
 
 Progress = dict[str, Any]
+_FULL = ("No space left on device", "Disk quota exceeded")
+ASIDE = "damaged"  # folder beside the steps for those that could not be read
 
 
 class Checkpoints:
     """Numbered checkpoints in one folder; a step is there whole or not at all.
 
+    They are written in the background: `save` returns once the state has been copied. To be used
+    in a `with` block, whose end waits for the last one.
+
     Args:
-        directory: where the steps lie; made when missing.
+        directory: where the steps lie, local or gs://; made when missing. All processes of a run
+            must see the same one.
         keep: how many of the newest steps stay on disk.
     """
 
     def __init__(self, directory: Path, *, keep: int):
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
-            enable_async_checkpointing=False,
             cleanup_tmp_directories=True,  # of a run that was killed while it saved
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._directory = epath.Path(directory if "://" in str(directory) else directory.absolute())
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._step: int | None = None  # of the save that may still be under way
 
     def save(self, step: int, state: Any, progress: Mapping[str, Any]) -> None:
-        """Writes `state` (a pytree of arrays) and `progress` (JSON-able) as step `step`.
+        """Starts to write `state` (a pytree of arrays) and `progress` (JSON-able) as step `step`.
 
-        Returns when both are on disk.
+        Args:
+            progress: of process 0; that of the others is not read. Must not change afterwards.
+
+        Raises:
+            UserError: this one or the one before it could not be written.
         """
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(dict(progress))
-            ),
-        )
+        with self._failing():
+            self._manager.wait_until_finished()
+            self._step = step
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(dict(progress))
+                ),
+            )
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax raises whatever its layers do, from threads too
+            if hosts.is_lost_peer(error):
+                raise
+            self._manager.reload()
+            good = [step for step in self._manager.all_steps() if step != self._step]
+            last = f"the one of step {max(good)}" if good else "its start, with all answers"
+            raise UserError(
+                f"the checkpoint of step {self._step} could not be written to {self._directory} "
+                f"({_reason(error)}); make room there and start again: the run goes on from {last}"
+            ) from error
 
     def restore(self, like: Any) -> tuple[Any, Progress] | None:
-        """The newest step as (state, progress), or None when there is none.
+        """The newest step that can be read as (state, progress), or None when there is none.
+
+        Newer ones that cannot be read are moved to the folder `ASIDE`, and a line on stderr says
+        so; but only when an older one can, since the reason may lie elsewhere.
 
         Args:
             like: a state of the same structure; its shapes, dtypes and shardings are used.
 
         Raises:
-            UserError: that step is damaged. It is not removed: that is for a person to decide.
+            UserError: there are steps, and none can be read. Nothing was changed.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        try:
-            found = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
-                ),
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"the checkpoint {self._manager.directory / str(step)} cannot be read "
-                f"({type(error).__name__}: {str(error)[:120]}); remove that folder to go on from "
-                "the one before it, or from the start: the answers are in the journal"
-            ) from error
-        return found["state"], found["progress"]
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
+                    ),
+                )
+            except Exception as error:  # damage shows as OSError, ValueError, KeyError, Exception
+                damaged[step] = _reason(error)
+            else:
+                self._set_aside(damaged)
+                return found["state"], found["progress"]
+        if not damaged:
+            return None
+        newest = max(damaged)
+        raise UserError(
+            f"none of the checkpoints in {self._directory} can be read (the newest, {newest}: "
+            f"{damaged[newest]}); remove that folder to start again: the answers are in the journal"
+        )
 
-    def close(self) -> None:
-        self._manager.close()
+    def _set_aside(self, damaged: Mapping[int, str]) -> None:
+        for step, reason in damaged.items():
+            if jax.process_index() == 0:
+                target = self._directory.parent / ASIDE / str(step)
+                target.parent.mkdir(exist_ok=True)
+                if target.exists():
+                    target.rmtree()
+                (self._directory / str(step)).rename(target)
+                print(
+                    f"the checkpoint of step {step} cannot be read ({reason}) and was moved to "
+                    f"{target}; the run goes on from the one before it",
+                    file=sys.stderr,
+                )
+        if damaged:
+            self._manager.reload()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, PeerLost):
+            return  # to finish would be to wait for the one that is gone
+        with self._failing():
+            self._manager.close()
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what went wrong, short enough for a sentence."""
+    lines = str(error).strip().splitlines() or [""]
+    full = next((word for word in _FULL if word in str(error)), "")
+    return full or f"{type(error).__name__}: {lines[0][:120]}"

@@ -28,3 +28,11 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop
     """The run was asked to stop (Ctrl-C, SIGTERM); what it needs to go on is on disk."""
+
+
+class PeerLost(Exception):  # noqa: N818 - what happened, like Interrupted
+    """Another process of the same run is gone; this one cannot go on without it."""
+
+
+class LeadFailed(Exception):  # noqa: N818 - likewise
+    """Process 0 of the same run has failed, and told the others; all leave in good order."""

@@ -22,6 +22,7 @@ import optax
 from pal_jax import (
     data,
     export,
+    hosts,
     losses,
     models,
     sharding,
@@ -92,18 +93,24 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.rounds": (1, math.inf),
     "train.steps": (1, math.inf),
     "train.batch_size": (2, math.inf),
+    "train.accumulate": (1, math.inf),
+    "train.fsdp": (1, math.inf),
     "train.learning_rate": (1e-12, math.inf),
     "train.warmup_steps": (0, math.inf),
     "train.weight_decay": (0.0, 1.0),
     "train.log_every": (1, math.inf),
     "evaluate.neighbours": (1, math.inf),
     "evaluate.batch_size": (1, math.inf),
+    "hosts.processes": (0, math.inf),
+    "hosts.process": (-1, math.inf),
+    "hosts.timeout": (1.0, 1e6),
     "checkpoint.every": (1, math.inf),
     "checkpoint.keep": (1, math.inf),
     "checkpoint.free": (0.0, math.inf),
 }
 
 
+@hosts.noticing_a_lost_peer()
 def build(config: Config, folder: str) -> Run:
     """All objects of the run that `config` describes, in the workdir `folder`.
 
@@ -111,11 +118,14 @@ def build(config: Config, folder: str) -> Run:
 
     Raises:
         UserError: a value, a file or the workdir cannot work; says which, why, and what to do.
+        LeadFailed, PeerLost: another process of the run has failed.
     """
     check(config)
+    h = config.hosts
+    hosts.start(h.coordinator, h.processes, h.process, h.timeout)
     pool, held_out = build_data(config)
-    mesh = sharding.data_mesh()
-    check_sizes(config, len(pool.inputs), mesh.size)
+    check_sizes(config, len(pool.inputs), jax.device_count())
+    mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     make_oracle = build_oracle(config, pool)
     known = known_labels(pool.labels, config.graph.labelled, config.seed)
     plan = build_plan(config)
@@ -123,11 +133,14 @@ def build(config: Config, folder: str) -> Run:
         "config": workdir.flatten(config.to_dict()),
         "data": {"samples": len(pool.inputs), "fingerprint": pool.fingerprint},
     }
-    path = workdir.check(folder, identity, free=config.checkpoint.free)
+    hosts.fail_together(workdir.disagreement(hosts.only_lead(lambda: identity), identity))
+    path, local = workdir.locate(folder, config.checkpoint.journal)
+    hosts.only_lead(lambda: workdir.check(path, local, identity, free=config.checkpoint.free))
 
     mean, std = data.channel_statistics(pool.inputs)
     prepare = functools.partial(views.normalise, mean=mean, std=std)
     model = build_model(config)
+    apply = sharding.data_parallel(model.apply, mesh)
     optimizer = build_optimizer(config)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     sample = prepare(jnp.asarray(pool.inputs[:2]))
@@ -135,37 +148,38 @@ def build(config: Config, folder: str) -> Run:
     step = functools.partial(
         train.train_step,
         views=build_views(config, mean, std, images=pool.inputs.ndim == 4),
-        apply=model.apply,
+        apply=apply,
         loss=build_loss(config),
         optimizer=optimizer,
+        accumulate=config.train.accumulate,
     )
     embed = functools.partial(
-        train.make_embed, model.apply, prepare, mesh=mesh, batch_size=config.evaluate.batch_size
+        train.make_embed, apply, prepare, mesh=mesh, batch_size=config.evaluate.batch_size
     )
 
-    path.mkdir(parents=True, exist_ok=True)
-    if not (path / workdir.IDENTITY_FILE).exists():
-        export.write_json(path / workdir.IDENTITY_FILE, identity)
-    journal = Journal(path / "journal.sqlite")  # refuses a second run on the same workdir
+    journal = hosts.lead_keeps(lambda: open_workdir(path, local, identity))
     sampler = functools.partial(build_sampler, config, len(pool.inputs), known)
     return Run(
         workdir=path,
+        local=local,
         identity=identity,
         facts=facts(config),
         journal=journal,
         pool=pool,
         held_out=held_out,
         sampler=sampler(strategy=config.asking.strategy, journal=journal),
-        oracle=make_oracle(journal.answers()) if make_oracle else None,
+        make_oracle=make_oracle,
         baseline=(
             # No history: random questions never ask a pair twice, so its noise needs none.
             Baseline(sampler(strategy="random", journal=None), make_oracle([]))
-            if make_oracle and config.oracle.name in _SIMULATED
+            if make_oracle and config.oracle.name in _SIMULATED and hosts.lead()
             else None
         ),
+        mesh=mesh,
         state=state,
-        key=run_key,
-        step=train.compile_step(step, mesh),
+        key=sharding.put_key(mesh, run_key),
+        step=train.compile_step(step, mesh, state),
+        feed=train.make_feed(pool.inputs, mesh),
         embed=embed(inputs=pool.inputs),
         embed_held_out=None if held_out is None else embed(inputs=held_out.inputs),
         plan=plan,
@@ -173,6 +187,19 @@ def build(config: Config, folder: str) -> Run:
         neighbours=config.evaluate.neighbours,
         keep=config.checkpoint.keep,
     )
+
+
+def open_workdir(path: Path, local: Path, identity: dict[str, Any]) -> Journal:
+    """Makes both folders, says in config.json whose they are, and opens the journal.
+
+    Raises:
+        UserError: another run has the journal open.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    local.mkdir(parents=True, exist_ok=True)
+    if not (path / workdir.IDENTITY_FILE).exists():
+        export.write_json(path / workdir.IDENTITY_FILE, identity)
+    return Journal(local / "journal.sqlite")  # refuses a second run on the same workdir
 
 
 def check(config: Config) -> None:
@@ -250,14 +277,22 @@ def _check_asking(config: Config) -> None:
 
 def check_sizes(config: Config, samples: int, devices: int) -> None:
     """Raises UserError where batches do not fit the data or the devices."""
-    for key, size in (
-        ("train.batch_size", config.train.batch_size),
-        ("evaluate.batch_size", config.evaluate.batch_size),
+    t = config.train
+    for key, size, parts in (
+        ("train.batch_size", t.batch_size, t.accumulate),
+        ("evaluate.batch_size", config.evaluate.batch_size, 1),
     ):
-        if size % devices:
+        if size % (devices * parts):
+            in_parts = f" in config.train.accumulate={parts} parts" if parts > 1 else ""
+            over = f"{devices} devices{in_parts}"
             raise UserError(
-                f"config.{key}={size} does not split over {devices} devices; make it a multiple"
+                f"config.{key}={size} does not split over {over}; make it a multiple of "
+                f"{devices * parts}"
             )
+    if devices % t.fsdp:
+        raise UserError(
+            f"config.train.fsdp={t.fsdp} does not divide the {devices} devices; make it a divisor"
+        )
     if config.train.batch_size > samples:
         raise UserError(
             f"config.train.batch_size={config.train.batch_size} is more than the {samples} "
@@ -500,7 +535,7 @@ def build_plan(config: Config) -> train.Plan:
 def facts(config: Config) -> dict[str, str]:
     """What it takes to run this again: versions, devices, seed, commit."""
     version = importlib.metadata.version
-    device = jax.devices()[0]
+    device, batch = jax.devices()[0], config.train.batch_size
     return {
         "seed": str(config.seed),
         "commit": _commit(),
@@ -510,6 +545,7 @@ def facts(config: Config) -> dict[str, str]:
         "Optax": version("optax"),
         "NumPy": version("numpy"),
         "devices": f"{jax.device_count()} x {device.device_kind}",
+        "batch": f"{batch} samples a step, {batch // jax.device_count()} on each device",
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
 

@@ -35,7 +35,16 @@ class PartitionFile(NamedTuple):
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears at `path` when the block ends, and not at all if it fails."""
+    """A binary file that appears at `path` when the block ends, and not at all if it fails.
+
+    Args:
+        path: on a local disk, or any path of etils.epath, whose stores show only whole objects.
+    """
+    if not is_local(path):
+        content = io.BytesIO()
+        yield content
+        path.write_bytes(content.getvalue())
+        return
     beside = path.with_name(f".{path.name}.tmp")
     try:
         with beside.open("wb") as file:
@@ -43,8 +52,15 @@ def whole(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave an empty file at `path`
         beside.replace(path)
+    except OSError as error:  # a failing write does not say of which file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def is_local(path: Path) -> bool:
+    """Whether `path` is on a disk of this machine, not at a URL such as gs://."""
+    return "://" not in str(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,25 +2,35 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from pal_jax import evaluate, export, report, train
+from pal_jax import evaluate, export, hosts, report, train
 from pal_jax.active.journal import Journal
-from pal_jax.active.questions import Answer, Oracle, Question
+from pal_jax.active.questions import (
+    Answer,
+    Oracle,
+    Question,
+    answer_from_dict,
+    answer_to_dict,
+)
 from pal_jax.active.sampler import Partition, Sampler
 from pal_jax.checkpoint import Checkpoints
 from pal_jax.data import Dataset
 from pal_jax.errors import Interrupted
+from pal_jax.record import TABLE_HEADER, Record, table_row
+
+Embeddings = tuple[np.ndarray, np.ndarray]  # h [n, H], z [n, K]
+TestSet = tuple[np.ndarray | None, np.ndarray | None]  # h [m, H], labels [m]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,26 +45,31 @@ class Baseline:
 class Run:
     """Everything a run needs, built and checked.
 
-    workdir: its folder. identity: what config.json says, nested and JSON-able. facts: versions,
-    devices, commit, for the report. journal: where all answers are; closed at the end. pool: the
-    samples that are learned from. held_out: samples that only evaluation sees, or None. oracle:
-    who answers the sampler, or None when nothing is asked. embed, embed_held_out: see
+    workdir: its folder, local or gs://. local: where journal and TensorBoard lie. identity: what
+    config.json says, nested and JSON-able. facts: versions, devices, commit, for the report.
+    journal: where all answers are; closed at the end; None in all processes but 0. pool: the
+    samples that are learned from. held_out: samples that only evaluation sees, or None.
+    make_oracle: (answers already given) -> who answers the sampler, or None when nothing is asked.
+    key: copied to all devices of the mesh. feed, embed, embed_held_out: see train.make_feed,
     train.make_embed. audit: judgements of the final audit. neighbours: k of kNN. keep: newest
     checkpoints kept.
     """
 
     workdir: Path
+    local: Path
     identity: dict[str, Any]
     facts: dict[str, str]
-    journal: Journal
+    journal: Journal | None
     pool: Dataset
     held_out: Dataset | None
     sampler: Sampler
-    oracle: Oracle | None
+    make_oracle: Callable[[Sequence[Answer]], Oracle] | None
     baseline: Baseline | None
+    mesh: Mesh
     state: train.TrainState
     key: jax.Array
     step: train.Step
+    feed: train.Feed
     embed: train.Embed
     embed_held_out: train.Embed | None
     plan: train.Plan
@@ -63,159 +78,179 @@ class Run:
     keep: int
 
 
-def execute(run: Run, stop: Callable[[], bool]) -> dict[str, Any]:
-    """Runs to the end, from the newest checkpoint if there is one, and returns the summary.
+def execute(run: Run, stop: Callable[[], bool]) -> None:
+    """Runs to the end, from the newest checkpoint if there is one.
 
     Writes into the workdir: metrics.jsonl, tensorboard/, checkpoints/ on the way; answers.jsonl,
     partition.csv, embeddings.npz, summary.json and report.html at the end. What a stopped and
     continued run writes equals, bit for bit, what a run that never stopped writes, but for the
     seconds it took.
 
+    With several processes all of them call this: each trains, and process 0 does the rest.
+
     Raises:
         Interrupted: `stop` said so; the newest checkpoint and the journal are on disk.
+        LeadFailed: in all processes but 0, when that one has failed.
+        PeerLost: another process is gone; the newest checkpoint and the journal are on disk.
     """
-    folder = run.workdir / "checkpoints"
     with (
-        contextlib.closing(run.journal),
-        contextlib.closing(Checkpoints(folder, keep=run.keep)) as checkpoints,
+        hosts.noticing_a_lost_peer(),  # around the end of Checkpoints, which waits for the others
+        contextlib.nullcontext() if run.journal is None else contextlib.closing(run.journal),
+        Checkpoints(run.workdir / "checkpoints", keep=run.keep) as checkpoints,
+        hosts.noticing_a_lost_peer(),  # within it, so that it knows and does not wait
     ):
+        if jax.process_count() == 1 and stop():  # it took a while to come so far
+            raise Interrupted
         state, progress = checkpoints.restore(run.state) or (run.state, None)
-        if progress is not None:
-            run.sampler.load_state_dict(progress["sampler"])
-            if run.baseline is not None:
-                run.baseline.sampler.load_state_dict(progress["baseline"])
-        oracle = None if run.oracle is None else _stoppable(run.oracle, stop)
-        try:
-            with contextlib.closing(Record(run.workdir, progress)) as record:
-                state = _fit(run, state, oracle, record, checkpoints, stop)
-                return _finish(run, state, oracle, record)
-        finally:  # however it ends, what was bought can be taken elsewhere
-            export.write_answers(run.workdir / "answers.jsonl", run.journal.answers())
+        _go_on(run, progress)
+        oracle = _oracle(run, stop)
+        with _answers_taken_home(run), contextlib.closing(_record(run, progress)) as record:
+            state = _fit(run, state, oracle, record, checkpoints, stop)
+            _finish(run, state, oracle, record, stop)
 
 
-def _stoppable(oracle: Oracle, stop: Callable[[], bool]) -> Oracle:
-    """The same oracle, which ends after an answer, told by then, once a stop is asked for."""
+def _go_on(run: Run, progress: dict[str, Any] | None) -> None:
+    """Takes sampler, journal and baseline to where a checkpoint left them."""
+    if progress is None:
+        return
+    seen = progress["sampler"]["answers"]
+    if run.journal is not None:
+        run.journal.refill(progress["journal"])
+        run.sampler.load_state_dict(progress["sampler"])
+    else:
+        log = [json.loads(text) for text in progress["journal"][:seen]]
+        run.sampler.load_state_dict(progress["sampler"] | {"log": log})
+    if run.baseline is not None:
+        run.baseline.sampler.load_state_dict(progress["baseline"])
+
+
+def _oracle(run: Run, stop: Callable[[], bool]) -> Oracle | None:
+    """Who answers, told what has been answered; ends after an answer once a stop is asked for."""
+    if run.make_oracle is None or run.journal is None:
+        return None
+    oracle = run.make_oracle(run.journal.answers())
 
     def answer(questions: Sequence[Question], /) -> Iterator[Answer]:
         for answer in oracle(questions):
-            yield answer
+            yield answer  # and it is told, and on disk, when this goes on
             if stop():
                 raise Interrupted
 
     return answer
 
 
+@contextlib.contextmanager
+def _answers_taken_home(run: Run) -> Iterator[None]:
+    """However the block ends, answers.jsonl has what was bought."""
+
+    def write() -> None:
+        if run.journal is not None:
+            export.write_answers(run.workdir / "answers.jsonl", run.journal.answers())
+
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # what ended the block is what must be told
+            write()
+        raise
+    write()
+
+
+def _record(run: Run, progress: dict[str, Any] | None) -> Record:
+    if run.journal is None:
+        return Record(None, progress)
+    return Record((run.workdir / "metrics.jsonl", run.local / "tensorboard"), progress)
+
+
 def _fit(
     run: Run,
     state: train.TrainState,
     oracle: Oracle | None,
-    record: "Record",
+    record: Record,
     checkpoints: Checkpoints,
     stop: Callable[[], bool],
 ) -> train.TrainState:
     """train.fit with its hooks tied to the screen, the record and the checkpoints."""
+    total, done = run.plan.rounds * run.plan.steps, int(jax.device_get(state.step))
+    with _bar(total, done) as bar:
+        _say(f"{run.facts['batch']} of {run.facts['devices']}", TABLE_HEADER)
+        _say(*map(table_row, record.rounds()))
 
-    def save(state: train.TrainState) -> None:
-        baseline = None if run.baseline is None else run.baseline.sampler.state_dict()
-        progress = {"sampler": run.sampler.state_dict(), "baseline": baseline}
-        checkpoints.save(int(state.step), state, progress | record.to_dict())
+        def ask(h: np.ndarray) -> None:
+            told = len(run.sampler.answers)
 
-    with _bar(run.plan.rounds * run.plan.steps, int(state.step)) as bar:
-        tqdm.write(_HEADER)
-        for row in record.rounds():
-            tqdm.write(_format(row))
+            def buy() -> list[dict[str, Any]]:
+                if oracle is not None:
+                    asked = functools.partial(_show_judgements, bar)
+                    train.buy_round(run.sampler, oracle, h, run.plan, asked=asked, stop=stop)
+                return [answer_to_dict(answer) for answer in run.sampler.answers[told:]]
 
-        def measure(round_number, state, embeddings):
-            row = _measure(run, round_number, state, embeddings[0], record)
-            record.add(row)
-            tqdm.write(_format(row))
+            bought = hosts.only_lead(buy)
+            if not hosts.lead():
+                run.sampler.tell([answer_from_dict(answer) for answer in bought])
 
-        hooks = train.Hooks(
-            measure=measure,
-            save=save,
-            progress=bar.update,
-            asked=lambda spent: bar.set_postfix(judgements=spent),
-            log=lambda step, metrics: record.add({"step": step} | metrics),
-            stop=stop,
-        )
+        def save(state: train.TrainState) -> None:
+            checkpoints.save(int(jax.device_get(state.step)), state, _progress(run, record))
+            record.publish()
+
+        def measure(number: int, state: train.TrainState, embeddings: Embeddings) -> None:
+            step, test = int(jax.device_get(state.step)) - 1, _test_set(run, state)
+
+            def add() -> None:
+                record.add(_measure(run, number, step, embeddings[0], test, record))
+                _say(table_row(record.rounds()[-1]))
+
+            hosts.only_lead(add)
+
         return train.fit(
             state,
             run.key,
             run.sampler,
-            oracle,
-            run.pool.inputs,
+            None if run.make_oracle is None else ask,
             step=run.step,
+            feed=run.feed,
             embed=run.embed,
             plan=run.plan,
-            hooks=hooks,
+            hooks=train.Hooks(
+                measure=measure,
+                save=save,
+                progress=bar.update,
+                log=lambda step, metrics: record.add({"step": step} | metrics),
+                stop=hosts.agreed(stop, run.mesh),
+            ),
         )
 
 
-class Record:
-    """What has been measured so far: the lines of metrics.jsonl, and the seconds it took.
-
-    The lines travel in every checkpoint, so the file can be put back to what it was there.
-    """
-
-    def __init__(self, folder: Path, progress: dict[str, Any] | None):
-        saved = progress or {"lines": [], "baseline_rows": [], "seconds": 0.0}
-        self.lines: list[dict[str, Any]] = list(saved["lines"])
-        self.baseline_rows: list[dict[str, Any]] = list(saved["baseline_rows"])
-        self._seconds, self._started = saved["seconds"], time.monotonic()
-        path = folder / "metrics.jsonl"
-        export.write_text(path, "".join(json.dumps(line) + "\n" for line in self.lines))
-        self._file = path.open("a")
-        step = self.lines[-1]["step"] + 1 if self.lines else 0
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
-
-    def add(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
-        kind = "round" if "round" in line else "train"
-        for name, value in line.items():
-            if name not in ("step", "round"):
-                self._events.add_scalar(f"{kind}/{name}", value, line["step"])
-
-    def rounds(self) -> list[dict[str, Any]]:
-        return [line for line in self.lines if "round" in line]
-
-    def losses(self) -> list[tuple[int, float]]:
-        return [(line["step"], line["loss"]) for line in self.lines if "round" not in line]
-
-    @property
-    def seconds(self) -> float:
-        return self._seconds + time.monotonic() - self._started
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "lines": self.lines,
-            "baseline_rows": self.baseline_rows,
-            "seconds": self.seconds,
-        }
-
-    def close(self) -> None:
-        self._file.close()
-        self._events.close()
+def _progress(run: Run, record: Record) -> dict[str, Any]:
+    """What a checkpoint holds beside the train state; see `_go_on`."""
+    if run.journal is None:
+        return {}
+    return {
+        "sampler": run.sampler.state_dict(),
+        "journal": run.journal.snapshot(),
+        "baseline": None if run.baseline is None else run.baseline.sampler.state_dict(),
+    } | record.to_dict()
 
 
 def _measure(
-    run: Run, round_number: int, state: train.TrainState, h: np.ndarray, record: Record
+    run: Run, number: int, step: int, h: np.ndarray, test: TestSet, record: Record
 ) -> dict[str, Any]:
-    """The row of one round; brings the baseline to as many judgements on the same embedding."""
+    """The row of one round; brings the baseline to as many judgements on the same embedding.
+
+    Args:
+        step: the last one taken.
+        test: see `_test_set`.
+    """
     sampler, labels = run.sampler, run.pool.labels
-    step = int(state.step) - 1
     losses = [loss for at, loss in record.losses() if at > step - run.plan.steps]
-    row: dict[str, Any] = {"round": round_number, "step": step}
-    if run.oracle is not None:  # else the partition changes only with the embedding
+    row: dict[str, Any] = {"round": number, "step": step}
+    if run.make_oracle is not None:  # else the partition changes only with the embedding
         groups = sampler.partition(h).groups
         row |= {"judgements": sampler.spent, "groups": int(groups.max()) + 1}
         if labels is not None:
             row |= evaluate.partition_scores(groups, labels)
     if labels is not None:
-        row["knn_accuracy"] = evaluate.knn_accuracy(
-            h, labels, *_test_set(run, state), k=run.neighbours
-        )
+        row["knn_accuracy"] = evaluate.knn_accuracy(h, labels, *test, k=run.neighbours)
     row["effective_rank"] = evaluate.effective_rank(h)
     row["loss"] = float(np.mean(losses))
     if run.baseline is not None and labels is not None:
@@ -227,7 +262,7 @@ def _measure(
     return row
 
 
-def _test_set(run: Run, state: train.TrainState) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _test_set(run: Run, state: train.TrainState) -> TestSet:
     """(h, labels) of the held-out samples, or (None, None): evaluate leaves one out, then."""
     if run.held_out is None or run.embed_held_out is None:
         return None, None
@@ -235,32 +270,55 @@ def _test_set(run: Run, state: train.TrainState) -> tuple[np.ndarray | None, np.
 
 
 def _finish(
-    run: Run, state: train.TrainState, oracle: Oracle | None, record: Record
-) -> dict[str, Any]:
+    run: Run,
+    state: train.TrainState,
+    oracle: Oracle | None,
+    record: Record,
+    stop: Callable[[], bool],
+) -> None:
     """The final audit, the final figures, and every file that a user takes home."""
+    embeddings, test = run.embed(state), _test_set(run, state)
+    hosts.only_lead(lambda: _write_results(run, embeddings, test, oracle, record, stop))
+
+
+def _write_results(
+    run: Run,
+    embeddings: Embeddings,
+    test: TestSet,
+    oracle: Oracle | None,
+    record: Record,
+    stop: Callable[[], bool],
+) -> None:
     with tqdm(total=4, desc="finishing", unit="stage") as bar:
-        h, z = run.embed(state)
+
+        def advance() -> None:
+            bar.update()
+            if stop():
+                raise Interrupted
+
+        h, z = embeddings
         summary: dict[str, Any] = {"samples": len(h)}
         if oracle is not None and run.audit:
             audit = run.sampler.audit(oracle, h, run.audit)
             if audit is not None:
                 summary["estimated_accuracy"] = audit.estimated_accuracy
                 summary["estimated_accuracy_low"] = audit.estimated_accuracy_low
-        bar.update()
+        advance()
         partition = run.sampler.partition(h)
         groups = int(partition.groups.max()) + 1
         summary |= {"judgements": run.sampler.spent, "groups": groups}
-        summary |= _final_scores(run, state, h, partition)
+        summary |= _final_scores(run, test, h, partition)
         summary["seconds"] = round(record.seconds, 1)
-        bar.update()
+        advance()
         folder, ids = run.workdir, run.pool.ids
         export.write_partition(
             folder / "partition.csv", ids, partition.groups, partition.probability
         )
         export.write_embeddings(folder / "embeddings.npz", ids, h, z)
-        bar.update()
+        advance()
         report.write(folder / "report.html", _report(run, record, summary, partition, h))
         export.write_json(folder / "summary.json", summary)
+        record.publish()
         bar.update()
     accuracy = summary.get("partition_accuracy")
     known = "" if accuracy is None else f", partition accuracy {accuracy:.4f}"
@@ -268,13 +326,10 @@ def _finish(
         f"{len(h)} samples in {groups} groups from {run.sampler.spent} judgements{known}, "
         f"in {summary['seconds']:.0f} s; look at {folder / 'report.html'}"
     )
-    return summary
 
 
-def _final_scores(
-    run: Run, state: train.TrainState, h: np.ndarray, partition: Partition
-) -> dict[str, float]:
-    labels, test = run.pool.labels, _test_set(run, state)
+def _final_scores(run: Run, test: TestSet, h: np.ndarray, partition: Partition) -> dict[str, float]:
+    labels = run.pool.labels
     scores = {"effective_rank": evaluate.effective_rank(h)}
     if labels is None:
         return scores
@@ -286,32 +341,27 @@ def _final_scores(
     }
 
 
-_COLUMNS = {
-    "round": ("round", "d"),
-    "judgements": ("judgements", "d"),
-    "groups": ("groups", "d"),
-    "partition_accuracy": ("partition accuracy", ".4f"),
-    "knn_accuracy": ("kNN accuracy", ".4f"),
-    "loss": ("loss", ".4f"),
-}
-_HEADER = "  ".join(title for title, _ in _COLUMNS.values())
-
-
-def _format(row: dict[str, Any]) -> str:
-    """One line of the table; '-' where a figure needs true labels and there are none."""
-    cells = []
-    for name, (title, form) in _COLUMNS.items():
-        text = format(row[name], form) if name in row else "-"
-        cells.append(text.rjust(max(len(title), 9 if name == "loss" else 0)))
-    return "  ".join(cells)
-
-
 def _bar(total: int, done: int) -> tqdm:
     """Progress over all optimiser steps, with an ETA; sparse where nobody watches."""
     interval = 0.2 if sys.stderr.isatty() else 15.0
     return tqdm(
-        total=total, initial=done, unit="step", mininterval=interval, maxinterval=interval + 1.0
+        total=total,
+        initial=done,
+        unit="step",
+        mininterval=interval,
+        maxinterval=interval + 1.0,
+        disable=not hosts.lead(),
     )
+
+
+def _show_judgements(bar: tqdm, spent: int) -> None:
+    bar.set_postfix(judgements=spent)
+
+
+def _say(*lines: str) -> None:
+    """Lines on the screen, above the bar, of process 0 alone."""
+    for line in lines if hosts.lead() else ():
+        tqdm.write(line)
 
 
 def _report(

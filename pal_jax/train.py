@@ -17,13 +17,14 @@ from jax.sharding import Mesh
 
 from pal_jax import graph as graph_lib
 from pal_jax import sharding
+from pal_jax.active.batches import Batch
 from pal_jax.active.questions import Oracle
 from pal_jax.active.sampler import Sampler
 from pal_jax.errors import Interrupted, UserError
 
 Apply = Callable[..., tuple[Array, Array, Any]]
-# The batch may come as NumPy arrays: jit moves it to where its sharding says.
-Step = Callable[["TrainState", Array, Any, Any], tuple["TrainState", dict[str, Array]]]
+Step = Callable[["TrainState", Array, Array, Array], tuple["TrainState", dict[str, Array]]]
+Feed = Callable[[Batch], tuple[Array, Array]]
 Embed = Callable[["TrainState"], tuple[np.ndarray, np.ndarray]]
 
 
@@ -45,14 +46,27 @@ class TrainState:
 def init_state(
     variables: Mapping[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """A state at step 0, copied to every device of the mesh."""
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(variables["params"]),
-    )
-    return jax.device_put(state, sharding.replicated(mesh))
+    """A state at step 0, placed on the mesh.
+
+    Weights and optimiser state are split where the mesh says so (`sharding.split_weights`), the
+    rest is copied to every device.
+    """
+
+    def create(variables: Mapping[str, Any]) -> TrainState:
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(variables["params"]),
+        )
+
+    # From the host, so that every process of a job may hand its (equal) copy in.
+    variables = jax.device_get(variables)
+    shapes = jax.eval_shape(create, variables)
+    placed = sharding.split_weights(mesh, shapes)
+    copied = jax.tree.map(lambda _: sharding.replicated(mesh), shapes.batch_stats)
+    placed = dataclasses.replace(placed, batch_stats=copied)
+    return jax.jit(create, out_shardings=placed)(variables)
 
 
 def train_step(
@@ -65,6 +79,7 @@ def train_step(
     apply: Apply,
     loss: Callable[[Array, Any], Array],
     optimizer: optax.GradientTransformation,
+    accumulate: int = 1,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One gradient step on the global batch. Pure; jit it with the keywords bound.
 
@@ -77,6 +92,7 @@ def train_step(
         apply: (variables, [N, ...], train=True) -> (h [N, H], z [N, K], batch_stats).
         loss: (z [N, K], graph on N rows) -> scalar.
         optimizer: any optax transformation.
+        accumulate: parts of the batch that the encoder sees one after another; see `_in_parts`.
 
     Returns:
         The next state, and `loss` and `grad_norm` (global L2 norm) as scalars.
@@ -86,7 +102,7 @@ def train_step(
 
     def objective(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        _, z, batch_stats = apply(variables, x, train=True)
+        z, batch_stats = _in_parts(apply, variables, x, len(inputs), accumulate)
         return loss(z, graph), batch_stats
 
     (value, batch_stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
@@ -96,18 +112,67 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def compile_step(step: Step, mesh: Mesh) -> Step:
-    """`step` jitted over the mesh: batch split, state and key copied, state donated.
+def _in_parts(apply: Apply, variables: Any, x: Array, samples: int, parts: int):
+    """(z [N, K], batch_stats) of x [N, ...], with the activations of N / parts rows at a time.
+
+    The loss couples all rows, so the mean of the gradients of parts would be that of another loss.
+    Here z is whole and only the encoder works in parts, whose activations are computed again on
+    the way back: one forward pass more (Gao et al. 2021, "GradCache"). Exact but for BatchNorm,
+    which normalises each part by itself; its running moments move by the mean over the parts.
+
+    Args:
+        x: view-major; every part has all views of its samples.
+        samples: N over views, a multiple of `parts`.
+    """
+
+    def forward(x: Array):
+        _, z, batch_stats = apply(variables, x, train=True)
+        return z, batch_stats
+
+    if parts == 1:
+        return forward(x)
+    views = x.shape[0] // samples
+    # Every parts-th sample: each device finds its share of every part among its own rows.
+    x = jnp.moveaxis(x.reshape(views, samples // parts, parts, *x.shape[1:]), 2, 0)
+    x = x.reshape(parts, -1, *x.shape[3:])
+    z, batch_stats = jax.lax.map(jax.checkpoint(forward), x)
+    z = jnp.moveaxis(z.reshape(parts, views, samples // parts, -1), 0, 2)
+    batch_stats = jax.tree.map(lambda moments: moments.mean(axis=0), batch_stats)
+    return z.reshape(views * samples, -1), batch_stats
+
+
+def compile_step(step: Step, mesh: Mesh, state: TrainState) -> Step:
+    """`step` jitted over the mesh: batch split, state where it lies and donated, the rest copied.
 
     Shapes are all that is compiled in: new answers arrive as new values of `groups`.
+
+    Args:
+        state: any state of the run; its shardings are kept.
     """
     rows, copied = sharding.split_rows(mesh), sharding.replicated(mesh)
+    placed = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(
         step,
-        in_shardings=(copied, copied, rows, rows),
-        out_shardings=(copied, copied),
+        in_shardings=(placed, copied, rows, rows),
+        out_shardings=(placed, copied),
         donate_argnums=0,
     )
+
+
+def make_feed(inputs: np.ndarray, mesh: Mesh) -> Feed:
+    """The function batch -> (inputs [B, ...], groups [B]), split over the devices of the mesh.
+
+    Args:
+        inputs: [n, ...] samples on the host; each host gathers the rows of its own devices.
+    """
+
+    def feed(batch: Batch) -> tuple[Array, Array]:
+        def put(read: Callable[[slice], np.ndarray]) -> Array:
+            return sharding.put_rows(mesh, len(batch.ids), read)
+
+        return put(lambda rows: inputs[batch.ids[rows]]), put(lambda rows: batch.groups[rows])
+
+    return feed
 
 
 def make_embed(
@@ -125,25 +190,24 @@ def make_embed(
         inputs: [n, ...] samples on the host; they cross to the devices in chunks.
         batch_size: rows of one compiled chunk, a multiple of the devices; the last is padded.
     """
-    rows, copied = sharding.split_rows(mesh), sharding.replicated(mesh)
 
     def forward(params, batch_stats, x):
         variables = {"params": params, "batch_stats": batch_stats}
         h, z, _ = apply(variables, prepare(x), train=False)
         return h, z
 
-    compiled = jax.jit(forward, in_shardings=(copied, copied, rows), out_shardings=rows)
+    # Copied, not split: every host gets all rows.
+    compiled = jax.jit(forward, out_shardings=sharding.replicated(mesh))
 
     def embed(state: TrainState) -> tuple[np.ndarray, np.ndarray]:
         hs, zs = [], []
         for start in range(0, len(inputs), batch_size):
             chunk = inputs[start : start + batch_size]
             padding = [(0, batch_size - len(chunk))] + [(0, 0)] * (inputs.ndim - 1)
-            h, z = compiled(
-                state.params, state.batch_stats, jax.device_put(np.pad(chunk, padding), rows)
-            )
-            hs.append(np.asarray(h)[: len(chunk)])
-            zs.append(np.asarray(z)[: len(chunk)])
+            x = sharding.put_rows(mesh, batch_size, np.pad(chunk, padding).__getitem__)
+            h, z = compiled(state.params, state.batch_stats, x)
+            hs.append(jax.device_get(h)[: len(chunk)])
+            zs.append(jax.device_get(z)[: len(chunk)])
         h, z = np.concatenate(hs), np.concatenate(zs)
         h.setflags(write=False)  # so the sampler knows it again without looking at its content
         return h, z
@@ -177,14 +241,13 @@ class Hooks:
 
     measure: (round, state, (h, z) of all samples) after each round.
     save: (state) when the run must be able to go on from here.
-    progress: () after each step. asked: (judgements bought so far) after each answer. log: (step,
-    metrics) each `log_every` steps. stop: () -> whether the run was asked to stop.
+    progress: () after each step. log: (step, metrics) each `log_every` steps. stop: () -> whether
+    the run was asked to stop; called once before a round and after each step.
     """
 
     measure: Callable[[int, TrainState, tuple[np.ndarray, np.ndarray]], None]
     save: Callable[[TrainState], None]
     progress: Callable[[], object]
-    asked: Callable[[int], object]
     log: Callable[[int, dict[str, float]], None]
     stop: Callable[[], bool]
 
@@ -193,10 +256,10 @@ def fit(
     state: TrainState,
     key: Array,
     sampler: Sampler,
-    oracle: Oracle | None,
-    inputs: np.ndarray,
+    ask: Callable[[np.ndarray], object] | None,
     *,
     step: Step,
+    feed: Feed,
     embed: Embed,
     plan: Plan,
     hooks: Hooks,
@@ -206,20 +269,23 @@ def fit(
     Args:
         state: its step says which round and where in it. At the start of a round the round's
             questions are still to be asked; the journal knows which of them were.
-        oracle: who answers, or None when nothing is asked.
-        inputs: [n, ...] the samples, on the host.
+        key: copied to every device of the mesh.
+        ask: ([n, H] embeddings) buys the judgements of one round, or None when nothing is asked;
+            see `buy_round`.
 
     Raises:
         Interrupted: `hooks.stop` said so; the run goes on from the last save.
         UserError: loss or gradient are no longer finite.
     """
-    first, done = divmod(int(state.step), plan.steps)
+    first, done = divmod(int(jax.device_get(state.step)), plan.steps)
     embeddings = None
     for round_number in range(first, plan.rounds):
-        if oracle is not None and round_number > 0 and done == 0:
+        if ask is not None and round_number > 0 and done == 0:
             embeddings = embed(state) if embeddings is None else embeddings
-            ask(sampler, oracle, embeddings[0], plan, hooks)
-        state = _train_round(state, key, sampler, inputs, done, step=step, plan=plan, hooks=hooks)
+            ask(embeddings[0])
+        state = _train_round(
+            state, key, sampler, done, step=step, feed=feed, plan=plan, hooks=hooks
+        )
         done = 0
         embeddings = embed(state)
         hooks.measure(round_number, state, embeddings)
@@ -227,63 +293,76 @@ def fit(
     return state
 
 
-def ask(
+def buy_round(
     sampler: Sampler,
     oracle: Oracle,
     embeddings: np.ndarray,
     plan: Plan,
-    hooks: Hooks,
+    *,
+    asked: Callable[[int], object],
+    stop: Callable[[], bool],
 ) -> None:
     """Buys one round's judgements, `at_once` questions at a time.
 
     Ends early when the budget is spent or the strategy has nothing left to ask.
+
+    Args:
+        asked: (judgements bought so far), after each lot.
+
+    Raises:
+        Interrupted: `stop` said so.
     """
     end = min(sampler.spent + plan.judgements, plan.budget)
     while sampler.spent < end:
-        if hooks.stop():
+        if stop():
             raise Interrupted
         left = end - sampler.spent
-        if (
-            sampler.ask(oracle, embeddings, plan.at_once, at_once=plan.at_once, judgements=left)
-            == 0
-        ):
+        if not sampler.ask(oracle, embeddings, plan.at_once, at_once=plan.at_once, judgements=left):
             break
-        hooks.asked(sampler.spent)
+        asked(sampler.spent)
 
 
 def _train_round(
     state: TrainState,
     key: Array,
     sampler: Sampler,
-    inputs: np.ndarray,
     done: int,
     *,
     step: Step,
+    feed: Feed,
     plan: Plan,
     hooks: Hooks,
 ) -> TrainState:
-    """The optimiser steps of one round, from step `done` of it."""
-    before = int(state.step) - done
+    """The optimiser steps of one round, from step `done` of it.
+
+    While the devices work on a step the host draws the next batch and sends it to them. It reads
+    the metrics of a step only when a later one has been dispatched, or to save.
+    """
+    before = int(jax.device_get(state.step)) - done
+    # At the start of a round there is nothing new to save, and a state saved there would claim
+    # that the round's questions are still to be asked.
+    if hooks.stop():
+        raise Interrupted
     metrics_log = _MetricsLog(hooks.log)
-    metrics: dict[str, Array] = {}
+    batch = feed(sampler.batch(plan.batch_size))
     for i in range(done, plan.steps):
-        if hooks.stop():
-            metrics_log.flush()
-            # At the start of a round there is nothing new to save, and a state saved there
-            # would claim that the round's questions are still to be asked.
-            if i > done:
-                _finite_metrics(before + i - 1, metrics)
-                hooks.save(state)
-            raise Interrupted
-        batch = sampler.batch(plan.batch_size)
-        state, metrics = step(state, key, inputs[batch.ids], batch.groups)
-        if (before + i) % plan.log_every == 0 or i + 1 == plan.steps:
+        with jax.transfer_guard("disallow"):  # nothing but the batch may cross, and it has
+            state, metrics = step(state, key, *batch)
+        last = i + 1 == plan.steps
+        if (before + i) % plan.log_every == 0 or last:
             metrics_log.put(before + i, metrics)
         hooks.progress()
-        if (i + 1) % plan.save_every == 0 and i + 1 < plan.steps:
+        if last:
+            break
+        stop = hooks.stop()
+        if stop or (i + 1) % plan.save_every == 0:
             metrics_log.flush()
             _finite_metrics(before + i, metrics)  # a state that cannot go on is never saved
             hooks.save(state)
+        if stop:
+            raise Interrupted
+        # After the save: the sampler's state says which batch comes next.
+        batch = feed(sampler.batch(plan.batch_size))
     metrics_log.flush()
     return state
 

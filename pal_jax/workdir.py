@@ -6,7 +6,9 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from etils import epath
 
 from pal_jax.errors import UserError
 
@@ -14,7 +16,14 @@ IDENTITY_FILE = "config.json"
 _UNFINISHED = f".{IDENTITY_FILE}.tmp"  # what a run leaves that is killed while it writes its first
 # What may differ when a run goes on: it changes where things lie and who is called, never a
 # result that is there already.
-_FREE_KEYS = ("data.data_dir", "checkpoint.", "oracle.timeout", "oracle.command")
+_FREE_KEYS = (
+    "data.data_dir",
+    "checkpoint.",
+    "oracle.timeout",
+    "oracle.command",
+    "train.fsdp",
+    "hosts.",
+)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -28,49 +37,84 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(workdir: str, identity: Mapping[str, Any], *, free: float) -> Path:
-    """The folder of this run, after all that could make it unusable; writes nothing.
+def locate(workdir: str, journal: str) -> tuple[Path, Path]:
+    """(folder of the run, local folder of its journal and TensorBoard's events).
 
     Args:
-        workdir: a local folder; need not exist.
-        identity: nested dict, JSON-able, that says which run this is (config, data set).
-        free: GiB that must be free on its disk.
+        workdir: a local folder, or one on gs://, which then is an etils.epath.Path.
+        journal: where the journal lies; "" = in the workdir, or below runs/ where that is on gs://.
 
     Raises:
-        UserError: it is no local folder, holds something else or another run, or its disk is full.
+        UserError: it is at another URL, or gs:// without its extra.
     """
-    _refuse_cloud(workdir)
-    path = Path(workdir)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; name a folder, new or of this run")
-    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    if not existing.is_dir():
-        raise UserError(f"--workdir={workdir} lies below {existing}, which is a file, not a folder")
-    room = shutil.disk_usage(existing).free / 2**30
-    if room < free:
-        raise UserError(
-            f"the disk of --workdir={workdir} has {room:.2f} GiB free and config.checkpoint.free "
-            f"asks for {free:g}; make room, or choose a workdir on another disk"
-        )
-    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(f"--workdir={workdir}: {existing} may not be written to; choose another")
-    if path.exists() and any(p.name != _UNFINISHED for p in path.iterdir()):
-        _check_owner(path, identity)
-    return path
-
-
-def _refuse_cloud(workdir: str) -> None:
     if "://" not in workdir:
-        return
-    if workdir.startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
+        return Path(workdir), Path(journal or workdir)
+    if not workdir.startswith("gs://"):
+        raise UserError(
+            f"--workdir={workdir} is neither a local folder nor on gs://; name one of the two"
+        )
+    if importlib.util.find_spec("gcsfs") is None:
         raise UserError(
             f"--workdir={workdir} needs the tpu extra (pip install 'pal_jax[tpu]'), which is not "
             "installed; install it, or name a local folder"
         )
-    raise UserError(
-        f"--workdir={workdir} is not on this machine, and the journal of answers needs a local "
-        "disk; name a local folder and copy it afterwards"
+    below = workdir.removeprefix("gs://").strip("/")
+    return cast(Path, epath.Path(workdir)), Path(journal or f"runs/{below}")
+
+
+def check(path: Path, local: Path, identity: Mapping[str, Any], *, free: float) -> None:
+    """All that could make the folders of this run unusable; writes nothing.
+
+    Args:
+        path, local: see `locate`; neither need exist.
+        identity: nested dict, JSON-able, that says which run this is (config, data set).
+        free: GiB that must be free on each disk.
+
+    Raises:
+        UserError: one is no folder, holds something else or another run, or its disk is full.
+    """
+    for folder in {path, local}:
+        if "://" not in str(folder):
+            _check_local(folder, free)
+    if path.exists() and any(p.name != _UNFINISHED for p in path.iterdir()):
+        _check_owner(path, identity)
+
+
+def _check_local(path: Path, free: float) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--workdir={path} is a file; name a folder, new or of this run")
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise UserError(f"--workdir={path} lies below {existing}, which is a file, not a folder")
+    room = shutil.disk_usage(existing).free / 2**30
+    if room < free:
+        raise UserError(
+            f"the disk of --workdir={path} has {room:.2f} GiB free and config.checkpoint.free "
+            f"asks for {free:g}; make room, or choose a workdir on another disk"
+        )
+    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(f"--workdir={path}: {existing} may not be written to; choose another")
+
+
+def disagreement(leader: Mapping[str, Any], identity: Mapping[str, Any]) -> str | None:
+    """A sentence where process 0 was started on another run or on other data, else None."""
+    other = _difference(flatten(leader), flatten(identity))
+    if other is None:
+        return None
+    key, there, here = other
+    return (
+        f"process 0 has {key}={there!r} and this one {here!r}; start all processes with the same "
+        "config on the same data"
     )
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """(option, its value there, here) of the first that differs and may not; None without one."""
+    for key in sorted(there.keys() | here.keys()):
+        option = key.removeprefix("config.")
+        if there.get(key) != here.get(key) and not option.startswith(_FREE_KEYS):
+            return option, there.get(key), here.get(key)
+    return None
 
 
 def _check_owner(path: Path, identity: Mapping[str, Any]) -> None:
@@ -88,11 +132,10 @@ def _check_owner(path: Path, identity: Mapping[str, Any]) -> None:
         raise UserError(
             f"{stamp} is not a run's config ({error}); restore it, or choose another --workdir"
         ) from None
-    here = flatten(identity)
-    for key in sorted(there.keys() | here.keys()):
-        option = key.removeprefix("config.")
-        if there.get(key) != here.get(key) and not option.startswith(_FREE_KEYS):
-            raise UserError(
-                f"--workdir={path} belongs to another run: {option} is {there.get(key)!r} there "
-                f"and {here.get(key)!r} here; choose another --workdir, or remove that folder"
-            )
+    other = _difference(there, flatten(identity))
+    if other is not None:
+        key, value, here = other
+        raise UserError(
+            f"--workdir={path} belongs to another run: {key} is {value!r} there and {here!r} "
+            "here; choose another --workdir, or remove that folder"
+        )

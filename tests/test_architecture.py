@@ -22,7 +22,10 @@ ALLOWED = {
     "models": {"errors"},
     "data": {"errors", "pictures"},
     "evaluate": {"errors"},
-    "checkpoint": {"errors"},
+    "checkpoint": {"hosts", "errors"},
+    "hosts": {"sharding", "errors"},
+    "record": {"export", "errors"},
+    "sharding": set(),
     "train": {"graph", "active", "sharding", "errors"},
 }
 

@@ -66,7 +66,7 @@ def test_every_config_builds(name, tmp_path):
         config.data.test_split = ""
         config.train.batch_size = min(512, config.train.batch_size)
     run = experiment.build(config.lock(), str(tmp_path / "run"))
-    run.journal.close()
+    run.journal.close()  # pyright: ignore[reportOptionalMemberAccess]
     assert run.plan.rounds * run.plan.steps == config.train.steps
 
 
@@ -87,7 +87,7 @@ def test_every_option_is_read(tmp_path):
     for number, changes in enumerate(variants):
         config = get_config("default")
         config.update_from_flattened_dict(changes)
-        experiment.build(Recorder(config, read), str(tmp_path / str(number))).journal.close()
+        experiment.build(Recorder(config, read), str(tmp_path / str(number))).journal.close()  # pyright: ignore[reportOptionalMemberAccess]
     assert set(workdir.flatten(get_config("default").to_dict())) == read
 
 
@@ -141,12 +141,12 @@ def test_batches_must_split_over_the_devices(devices):
 
 def test_a_workdir_goes_on_only_with_its_own_run(tmp_path):
     config = get_config("ssl")
-    experiment.build(config, str(tmp_path)).journal.close()
+    experiment.build(config, str(tmp_path)).journal.close()  # pyright: ignore[reportOptionalMemberAccess]
     stamp = json.loads((tmp_path / "config.json").read_text())
     assert stamp["config"]["graph.labelled"] == 0.0
     config.data.data_dir = "elsewhere"
     config.checkpoint.every = 7
-    experiment.build(config, str(tmp_path)).journal.close()
+    experiment.build(config, str(tmp_path)).journal.close()  # pyright: ignore[reportOptionalMemberAccess]
     config.graph.labelled = 0.3
     with pytest.raises(UserError, match=r"graph\.labelled is 0\.0 there and 0\.3 here"):
         experiment.build(config, str(tmp_path))

@@ -193,3 +193,24 @@ def test_wall_times_are_kept_but_not_in_the_answers(path):
         ((written, text),) = journal._db.execute("SELECT written, answer FROM answers").fetchall()
     assert before <= written <= time.time()
     assert set(json.loads(text)) == {"anchor", "candidates", "relations", "oracle"}
+
+
+def test_a_snapshot_brings_a_lost_journal_back_and_never_changes_another(path, tmp_path):
+    with Journal(path) as journal:
+        journal.append([answer(3), answer(1)])
+        snapshot = json.loads(json.dumps(journal.snapshot()))
+        journal.append([answer(2)])
+        journal.refill(snapshot)
+        assert journal.answers() == [answer(3), answer(1), answer(2)]
+    with Journal(tmp_path / "lost.db") as journal:
+        journal.refill(snapshot)
+        assert journal.answers() == [answer(3), answer(1)]
+    with Journal(tmp_path / "behind.db") as journal:
+        journal.append([answer(3)])
+        journal.refill(snapshot)
+        assert journal.answers() == [answer(3), answer(1)]
+    with Journal(tmp_path / "other.db") as journal:
+        journal.append([answer(1)])
+        with pytest.raises(UserError, match="different answers"):
+            journal.refill(snapshot)
+        assert journal.answers() == [answer(1)]

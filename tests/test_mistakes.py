@@ -162,6 +162,8 @@ CASES = {
     "too little disk": ([PAL, "--config.checkpoint.free=1e9"], ["GiB", "checkpoint.free"]),
     "cloud workdir without its extra": ([PAL, "--workdir=gs://b/x"], ["gs://b/x", "pal_jax[tpu]"]),
     "unknown kind of workdir": ([PAL, "--workdir=s3://b/x"], ["s3://b/x", "local folder"]),
+    "too few devices": ([PAL, "--config.train.fsdp=3"], ["train.fsdp=3", "1 devices"]),
+    "parts that do not divide": ([PAL, "--config.train.accumulate=7"], ["accumulate", "7 parts"]),
 }
 
 

@@ -35,6 +35,14 @@ SMALL = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """What one start of main.py compiled serves the next: the compiler is not what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def start(folder, *options):
     command = [sys.executable, "main.py", *SMALL, f"--workdir={folder}", *options]
     return subprocess.Popen(
@@ -114,6 +122,7 @@ def answers(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_stopped_anywhere_it_ends_as_if_it_never_stopped(whole, tmp_path):
     folder = tmp_path / "run"
     stops = [
@@ -215,6 +224,7 @@ def one_life(folder, npz, monkeypatch, last):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_that_dies_at_any_write_goes_on(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     y = np.arange(64) % 3

@@ -1,5 +1,6 @@
 """The compiled step: one program for any number of devices and any answers."""
 
+import dataclasses
 import functools
 
 import chex
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 from pal_jax import losses, models, sharding, train, views
+from pal_jax.active.batches import Batch
 from pal_jax.active.oracles import LabelOracle
 from pal_jax.active.sampler import Sampler
 from pal_jax.errors import Interrupted, UserError
@@ -18,11 +20,20 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1)).astype(np.uint
 LABELS = np.arange(64) % 4
 
 
-def make(devices, *, traces=None, dtype="float32", learning_rate=0.05):
-    """(state, step, embed) of a small real model on a mesh of `devices`."""
-    mesh = sharding.data_mesh(devices)
+def make(
+    devices,
+    *,
+    fsdp=1,
+    accumulate=1,
+    traces=None,
+    dtype="float32",
+    learning_rate=0.05,
+):
+    """(state, step, feed, embed) of a small real model on a mesh of `devices`."""
+    mesh = sharding.make_mesh(devices, fsdp=fsdp)
     moments = {"mean": np.array([0.5], np.float32), "std": np.array([0.25], np.float32)}
-    model = models.build("convnet", width=16, stem="cifar", projector=(32, 2, 16), dtype=dtype)
+    model = models.build("convnet", width=16, projector=(32, 2, 16), dtype=dtype)
+    apply = sharding.data_parallel(model.apply, mesh)
     optimizer = optax.sgd(learning_rate, momentum=0.9)
     variables = model.init(jax.random.key(0), jnp.zeros((2, 8, 8, 1), jnp.float32))
 
@@ -47,38 +58,123 @@ def make(devices, *, traces=None, dtype="float32", learning_rate=0.05):
             grayscale=0.0,
             noise=0.1,
         ),
-        apply=model.apply,
+        apply=apply,
         loss=loss,
         optimizer=optimizer,
+        accumulate=accumulate,
     )
     prepare = functools.partial(views.normalise, **moments)
-    embed = train.make_embed(model.apply, prepare, IMAGES, mesh, batch_size=24)
+    embed = train.make_embed(apply, prepare, IMAGES, mesh, batch_size=24)
     state = train.init_state(variables, optimizer, mesh)
-    return state, train.compile_step(step, mesh), embed
+    feed = train.make_feed(IMAGES, mesh)
+    return state, train.compile_step(step, mesh, state), feed, embed
+
+
+def key(number, state):
+    """A key on the devices of `state`, which is what the loop is given."""
+    mesh = jax.tree.leaves(state.params)[0].sharding.mesh
+    return sharding.put_key(mesh, jax.random.key(number))
 
 
 def run_steps(devices, steps=5, **options):
-    state, step, embed = make(devices, **options)
+    state, step, feed, embed = make(devices, **options)
     rng = np.random.default_rng(1)
     values = []
     for _ in range(steps):
-        ids = rng.permutation(64)[:32]
-        groups = rng.integers(0, 8, 32).astype(np.int32)
-        state, metrics = step(state, jax.random.key(7), IMAGES[ids], groups)
+        batch = Batch(rng.permutation(64)[:32], rng.integers(0, 8, 32).astype(np.int32))
+        state, metrics = step(state, key(7, state), *feed(batch))
         values.append(jax.device_get(metrics))
     return values, state, embed(state)
 
 
+@pytest.fixture(scope="module")
+def one_device():
+    return run_steps(1, steps=20, learning_rate=0.01)
+
+
 @pytest.mark.slow
-def test_eight_devices_give_the_numbers_of_one():
-    one, state_one, _ = run_steps(1)
-    eight, state_eight, embeddings = run_steps(8)
-    assert len(jax.tree.leaves(state_eight.params)[0].sharding.device_set) == 8
-    chex.assert_trees_all_close(eight, one, rtol=1e-5)
-    chex.assert_trees_all_close(
-        jax.device_get(state_eight), jax.device_get(state_one), rtol=1e-4, atol=1e-5
-    )
-    assert embeddings[0].shape[0] == 64
+@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (4, 4), (8, 1)])
+def test_any_number_of_devices_gives_the_same_run(devices, fsdp, one_device):
+    values, state, embeddings = run_steps(devices, steps=20, fsdp=fsdp, learning_rate=0.01)
+    expected, expected_state, expected_embeddings = one_device
+    assert jax.tree.leaves(state.batch_stats)
+    assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == devices
+    chex.assert_trees_all_close(values, expected, rtol=1e-5)
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
+    close(jax.device_get(state), jax.device_get(expected_state))
+    close(embeddings, expected_embeddings)
+
+
+def bytes_of(tree, device):
+    shards = [s for leaf in jax.tree.leaves(tree) for s in leaf.addressable_shards]
+    return sum(s.data.nbytes for s in shards if s.device == device)
+
+
+def test_fsdp_splits_weights_and_optimiser_state_and_keeps_them_split():
+    state, step, feed, _ = make(8, fsdp=4)
+    after, _ = step(state, key(0, state), *feed(Batch(np.arange(32), np.zeros(32, np.int32))))
+    whole, *_ = make(1)
+    for part in ("params", "opt_state"):
+        total = bytes_of(getattr(whole, part), jax.devices()[0])
+        for device in jax.devices():
+            assert bytes_of(getattr(after, part), device) < 1.05 * total / 4
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (8, 2)])
+def test_a_batch_in_parts_is_the_same_batch(devices, fsdp):
+    """Without BatchNorm exactly; the loss, which couples all rows, never sees a part."""
+    rng = np.random.default_rng(0)
+    params = {"W": rng.normal(size=(6, 16)).astype(np.float32)}
+    x = rng.normal(size=(64, 6)).astype(np.float32)
+    groups = rng.integers(0, 20, 64).astype(np.int32)
+
+    def encode(variables, x, train):
+        z = jnp.tanh(x @ variables["params"]["W"])
+        return z, z, {}
+
+    def after_a_step(devices, fsdp, accumulate):
+        mesh, optimizer = sharding.make_mesh(devices, fsdp=fsdp), optax.sgd(0.1)
+        state = train.init_state({"params": params}, optimizer, mesh)
+        step = functools.partial(
+            train.train_step,
+            views=lambda key, x: jnp.concatenate([x, 0.9 * x, x[:, ::-1]]),
+            apply=sharding.data_parallel(encode, mesh),
+            loss=functools.partial(losses.simclr, temperature=0.3),
+            optimizer=optimizer,
+            accumulate=accumulate,
+        )
+        batch = train.make_feed(x, mesh)(Batch(np.arange(64), groups))
+        state, metrics = train.compile_step(step, mesh, state)(state, key(0, state), *batch)
+        return jax.device_get((state.params, metrics))
+
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+    close(after_a_step(devices, fsdp, accumulate=4), after_a_step(1, 1, accumulate=1))
+
+
+def test_the_running_moments_of_parts_are_those_of_the_whole():
+    """Each part moves them from where they were before the step, and their mean counts."""
+    _, whole, _ = run_steps(1, steps=1)
+    _, parts, _ = run_steps(1, steps=1, accumulate=4)
+    before, *_ = make(1)
+    flat = [jax.tree.leaves(jax.device_get(s.batch_stats)) for s in (before, whole, parts)]
+    # The first layer sees the same input in both: its means agree, and all have moved as far.
+    np.testing.assert_allclose(flat[2][0], flat[1][0], rtol=1e-4, atol=1e-6)
+    for start, one, other in zip(*flat, strict=True):
+        ratio = np.linalg.norm(other - start) / np.linalg.norm(one - start)
+        assert 0.7 < ratio < 1.4
+
+
+def temporary_bytes(accumulate, samples=1024):
+    state, step, *_ = make(8, accumulate=accumulate)
+    inputs = jax.ShapeDtypeStruct((samples, *IMAGES.shape[1:]), np.uint8)
+    groups = jax.ShapeDtypeStruct((samples,), np.int32)
+    lower = step.lower  # pyright: ignore[reportFunctionMemberAccess]
+    program = lower(state, key(0, state), inputs, groups).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def test_parts_need_less_memory():
+    assert temporary_bytes(8) < 0.25 * temporary_bytes(1)
 
 
 def test_new_answers_never_recompile():
@@ -88,11 +184,12 @@ def test_new_answers_never_recompile():
 
 
 def test_the_batch_is_split_and_the_state_is_donated():
-    state, step, _ = make(8)
-    inputs = jax.device_put(IMAGES[:32], sharding.split_rows(sharding.data_mesh(8)))
+    state, step, feed, _ = make(8)
+    inputs, groups = feed(Batch(np.arange(32)[::-1], np.arange(32, dtype=np.int32)))
+    np.testing.assert_array_equal(inputs, IMAGES[31::-1])
     assert len({s.device for s in inputs.addressable_shards}) == 8
     assert inputs.addressable_shards[0].data.shape[0] == 4
-    step(state, jax.random.key(0), inputs, np.zeros(32, np.int32))
+    step(state, key(0, state), inputs, groups)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
@@ -112,8 +209,9 @@ def test_known_groups_change_the_gradient():
     """A step that ignored the groups would pass every test above."""
     ends = []
     for groups in (np.arange(32), np.arange(32) // 8):
-        state, step, _ = make(1)
-        state, _ = step(state, jax.random.key(0), IMAGES[:32], groups.astype(np.int32))
+        state, step, feed, _ = make(1)
+        batch = feed(Batch(np.arange(32), groups.astype(np.int32)))
+        state, _ = step(state, key(0, state), *batch)
         ends.append(jax.device_get(state.params))
     with pytest.raises(AssertionError):
         chex.assert_trees_all_close(*ends, rtol=1e-6)
@@ -121,12 +219,12 @@ def test_known_groups_change_the_gradient():
 
 def test_views_depend_on_key_and_step_only():
     values = []
-    for key, start in ((0, 0), (0, 0), (1, 0), (0, 1)):
-        state, step, _ = make(1)
-        state = train.TrainState(
-            jnp.asarray(start, jnp.int32), state.params, state.batch_stats, state.opt_state
-        )
-        _, metrics = step(state, jax.random.key(key), IMAGES[:32], np.arange(32, dtype=np.int32))
+    fresh, step, feed, _ = make(1)
+    for number, start in ((0, 0), (0, 0), (1, 0), (0, 1)):
+        state = jax.tree.map(jnp.copy, fresh)
+        state = dataclasses.replace(state, step=state.step + start)
+        batch = feed(Batch(np.arange(32), np.arange(32, dtype=np.int32)))
+        _, metrics = step(state, key(number, state), *batch)
         values.append(float(metrics["loss"]))
     assert values[0] == values[1]
     assert len(set(values)) == 3
@@ -145,7 +243,7 @@ def test_bfloat16_compute_keeps_float32_weights_and_loss():
 
 
 def test_embedding_does_not_depend_on_the_chunks():
-    state, _, embed = make(8)
+    state, _, _, embed = make(8)
     h, z = embed(state)
     assert h.shape[0] == z.shape[0] == 64
     assert np.isfinite(h).all()
@@ -166,18 +264,24 @@ def plan(**changes):
     return train.Plan(**(values | changes))
 
 
-def fit(hooks, *, learning_rate=0.05, **changes):
-    state, step, embed = make(1, learning_rate=learning_rate)
-    sampler = Sampler(64, budget=20)
+def buy(sampler, embeddings, plan, asked=None, stop=lambda: False):
+    asked = [] if asked is None else asked
+    oracle = LabelOracle(LABELS)
+    train.buy_round(sampler, oracle, embeddings, plan, asked=asked.append, stop=stop)
+
+
+def fit(hooks, *, asked=None, learning_rate=0.05, wrap=lambda step: step, **changes):
+    state, step, feed, embed = make(1, learning_rate=learning_rate)
+    sampler, whole = Sampler(64, budget=20), plan(**changes)
     end = train.fit(
         state,
-        jax.random.key(0),
+        key(0, state),
         sampler,
-        LabelOracle(LABELS),
-        IMAGES,
-        step=step,
+        lambda embeddings: buy(sampler, embeddings, whole, asked),
+        step=wrap(step),
+        feed=feed,
         embed=embed,
-        plan=plan(**changes),
+        plan=whole,
         hooks=hooks,
     )
     return end, sampler
@@ -186,20 +290,19 @@ def fit(hooks, *, learning_rate=0.05, **changes):
 def hooks(calls, stop=lambda: False):
     return train.Hooks(
         measure=lambda number, state, embeddings: calls.append(("round", number)),
-        save=lambda state: calls.append(("save", int(state.step))),
+        save=lambda state: calls.append(("save", int(jax.device_get(state.step)))),
         progress=lambda: None,
-        asked=lambda spent: calls.append(("asked", spent)),
         log=lambda step, metrics: calls.append(("log", step)),
         stop=stop,
     )
 
 
 def test_the_loop_asks_trains_measures_and_saves():
-    calls = []
-    state, sampler = fit(hooks(calls))
+    calls, asked = [], []
+    state, sampler = fit(hooks(calls), asked=asked)
     assert int(state.step) == 12
     assert sampler.spent == 8  # 5, then what is left of the budget
-    assert [c[1] for c in calls if c[0] == "asked"] == [2, 4, 5, 7, 8]
+    assert asked == [2, 4, 5, 7, 8]
     assert [c for c in calls if c[0] == "round"] == [("round", 0), ("round", 1), ("round", 2)]
     assert [c[1] for c in calls if c[0] == "log"] == list(range(12))
     assert [c[1] for c in calls if c[0] == "save"] == [3, 4, 7, 8, 11, 12]
@@ -207,13 +310,59 @@ def test_the_loop_asks_trains_measures_and_saves():
     assert calls.index(("log", 2)) < calls.index(("save", 3)) < calls.index(("log", 3))
 
 
+def test_the_next_step_is_dispatched_before_the_metrics_of_the_last_are_read():
+    calls = []
+
+    def wrap(step):
+        def dispatch(state, *arguments):
+            calls.append(("step", sum(kind == "step" for kind, _ in calls)))
+            return step(state, *arguments)
+
+        return dispatch
+
+    fit(hooks(calls), wrap=wrap, rounds=1, steps=6, save_every=100)
+    order = [call for call in calls if call[0] in ("step", "log")]
+    for i in range(5):
+        assert order.index(("step", i + 1)) < order.index(("log", i))
+
+
+def test_nothing_crosses_to_the_devices_unasked(monkeypatch):
+    """All of the loop runs with implicit transfers forbidden, and the guard does bite."""
+    with jax.transfer_guard("disallow"), pytest.raises(RuntimeError, match="host-to-device"):
+        _ = jnp.zeros(2) + np.ones(2, np.float32)
+    calls = []
+    state, step, feed, embed = make(8)
+    device_key = key(0, state)
+    with jax.transfer_guard("disallow"):
+        state = train._train_round(
+            state,
+            device_key,
+            Sampler(64, budget=20),
+            0,
+            step=step,
+            feed=feed,
+            plan=plan(steps=6),
+            hooks=hooks(calls),
+        )
+        embed(state)
+    assert [c[1] for c in calls if c[0] == "log"] == list(range(6))
+
+
 def test_screens_of_questions_spend_what_is_planned_and_leave_the_audit_its_share():
-    state, _, embed = make(1)
+    state, _, _, embed = make(1)
     sampler = Sampler(64, budget=30, candidates=8)
     kept = plan(judgements=11, budget=22, at_once=20)
     for _ in range(3):
-        train.ask(sampler, LabelOracle(LABELS), embed(state)[0], kept, hooks([]))
+        buy(sampler, embed(state)[0], kept)
     assert sampler.spent == 22
+
+
+def test_a_stop_ends_the_asking():
+    sampler, polls = Sampler(64, budget=20), iter([False, False, True])
+    embeddings = np.random.default_rng(0).normal(size=(64, 3))
+    with pytest.raises(Interrupted):
+        buy(sampler, embeddings, plan(at_once=1), stop=lambda: next(polls))
+    assert sampler.spent == 2
 
 
 def test_a_stop_in_a_round_saves_and_one_at_its_start_does_not():

@@ -105,6 +105,27 @@ class Journal:
         )
         return [_parse(self.path, position, text) for position, text in rows]
 
+    def snapshot(self) -> list[str]:
+        """All answers as text, for `refill`; JSON-able, and fast to take."""
+        rows = self._db.execute("SELECT answer FROM answers ORDER BY position")
+        return [text for (text,) in rows]
+
+    def refill(self, snapshot: Sequence[str]) -> None:
+        """Appends what a snapshot has and the journal lacks: one that was lost comes back.
+
+        Raises:
+            UserError: the two begin with different answers; nothing is changed.
+        """
+        here = self.snapshot()
+        shared = min(len(here), len(snapshot))
+        if here[:shared] != list(snapshot[:shared]):
+            raise UserError(
+                f"the journal {self.path} and the checkpoint hold different answers; put the "
+                "journal of this run back, or remove it to take the answers of the checkpoint"
+            )
+        missing = enumerate(snapshot[shared:], shared + 1)
+        self.append([_parse(self.path, position, text) for position, text in missing])
+
     def __len__(self) -> int:
         return self._length
 

@@ -1,0 +1,226 @@
+"""Several processes that train together: how they start, and what one says to the others.
+
+Process 0 leads: it owns the oracle, the journal and every file but the checkpoints, to which each
+process writes what its devices hold. All run the same program on the same batches, so that what
+only the leader knows (answers, a request to stop) must be passed on. With one process all of this
+costs nothing.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from pal_jax import sharding
+from pal_jax.errors import Interrupted, LeadFailed, PeerLost, UserError
+
+T = TypeVar("T")
+
+# What says that a scheduler started several processes, which JAX then asks for all the rest.
+_SIGNS = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_CHUNK = 2**16  # bytes; broadcasts are padded to a multiple, since each size is a program
+_HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
+_LEAVING = 60  # seconds that one which leaves in good order waits for the others to do so
+
+
+def start(coordinator: str, processes: int, process: int, timeout: float) -> None:
+    """Joins the other processes; must come before anything that uses a device.
+
+    A no-op in a process that is alone or has joined already.
+
+    Args:
+        coordinator: "address:port" of process 0; "" lets JAX find the others where TPU, SLURM or
+            Open MPI tell it, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+        processes: how many there are; 0 as `coordinator` = "".
+        process: which one this is, from 0; -1 as `coordinator` = "".
+        timeout: seconds that a process waits for the others.
+
+    Raises:
+        UserError: what was given cannot work. Where the others do not come in time, the process
+            ends with exit status 2 and a sentence instead.
+    """
+    told = bool(coordinator) or _expected()
+    if jax.distributed.is_initialized() or not (told or _may_be_tpu()):
+        return
+    environment = os.environ
+    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS", "")
+    processes = processes or int(environment.get("JAX_NUM_PROCESSES", 0))
+    process = process if process >= 0 else int(environment.get("JAX_PROCESS_ID", -1))
+    # Its handler of SIGTERM would take the place of ours, which also knows Ctrl-C.
+    jax.config.update("jax_enable_preemption_service", False)
+    sentence = (
+        f"this process ({process if process >= 0 else 'as the scheduler says'}) could not join "
+        f"the others at {coordinator or 'the address that the scheduler gives'} within "
+        f"{timeout:g} s; start all {processes or ''} of them with the same hosts.coordinator and "
+        "hosts.processes, each with its own hosts.process, and let that port through"
+    )
+    try:
+        with _leaving_after(timeout, sentence):
+            jax.distributed.initialize(
+                coordinator_address=coordinator or None,
+                num_processes=processes or None,
+                process_id=process if process >= 0 else None,
+                initialization_timeout=round(timeout) + 60,
+                heartbeat_timeout_seconds=_HEARTBEAT,
+                shutdown_timeout_seconds=_LEAVING,
+            )
+    except (RuntimeError, ValueError, TypeError) as error:
+        if not told:  # JAX knows of no others, and so there are none
+            return
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{sentence} ({reason})") from None
+
+
+@contextlib.contextmanager
+def _leaving_after(seconds: float, sentence: str) -> Iterator[None]:
+    """Ends the process with `sentence` unless the block ends before.
+
+    Where JAX itself gives up on the others it aborts, without a word that helps, and nothing can
+    interrupt it while it waits.
+    """
+
+    def leave() -> None:
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _expected() -> bool:
+    """Whether the environment speaks of more than one process."""
+    environment = os.environ
+    return (
+        any(environment.get(name) for name in _SIGNS)
+        or any(int(environment.get(name, 1)) > 1 for name in _COUNTS)
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    )
+
+
+def _may_be_tpu() -> bool:
+    """Whether JAX should be asked if this machine is part of a TPU slice: its metadata say so."""
+    platforms = os.environ.get("JAX_PLATFORMS", "tpu")
+    return "tpu" in platforms and importlib.util.find_spec("libtpu") is not None
+
+
+def lead() -> bool:
+    """Whether this is process 0."""
+    return jax.process_index() == 0
+
+
+def only_lead(action: Callable[[], Any]) -> Any:
+    """What `action`, done by process 0 alone, returns (JSON-able), in every process.
+
+    All processes must call it at the same place; the others wait, and end as process 0 does.
+
+    Raises:
+        Interrupted: in all of them, where `action` does.
+        LeadFailed: in the others, where `action` raises anything else.
+    """
+    if jax.process_count() == 1:
+        return action()
+    if not lead():
+        message = _broadcast(None)
+        if message["end"] == "stopped":
+            raise Interrupted
+        if message["end"] == "failed":
+            raise LeadFailed("process 0 has failed, and says why")
+        return message["value"]
+    try:
+        value = action()
+    except Interrupted:
+        _broadcast({"end": "stopped"})
+        raise
+    except PeerLost:
+        raise
+    except BaseException:
+        _broadcast({"end": "failed"})
+        raise
+    return _broadcast({"end": "", "value": value})["value"]
+
+
+def fail_together(sentence: str | None) -> None:
+    """Raises UserError in all processes, with their own `sentence`, where any of them has one."""
+    wrong = np.array(sentence is not None)
+    if np.any(multihost_utils.process_allgather(wrong) if jax.process_count() > 1 else wrong):
+        raise UserError(sentence or "another process of this run cannot go on, and says why")
+
+
+def lead_keeps(action: Callable[[], T]) -> T | None:
+    """What `action`, done by process 0 alone, returns, in process 0; None in the others."""
+    kept: list[T] = []
+    only_lead(lambda: kept.append(action()))
+    return kept[0] if kept else None
+
+
+def _broadcast(message: Any) -> Any:
+    """Process 0's `message` (JSON-able) in every process; None is handed in by the others."""
+    text = np.frombuffer(json.dumps(message).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+    padded = np.resize(text, -(-size // _CHUNK) * _CHUNK)
+    content = multihost_utils.broadcast_one_to_all(padded)
+    return json.loads(np.asarray(content, np.uint8)[:size].tobytes())
+
+
+def agreed(stop: Callable[[], bool], mesh: Mesh) -> Callable[[], bool]:
+    """`stop` of any process, as a function that all must call equally often: all say the same.
+
+    The devices reduce the flags, and each call returns what the last one set going: nobody waits
+    for more than the step before.
+    """
+    if jax.process_count() == 1:
+        return stop
+    reduce = jax.jit(jnp.any, out_shardings=sharding.replicated(mesh))
+    under_way: list[Array] = []
+
+    def anyone() -> bool:
+        asked = stop()
+        flags = sharding.put_rows(
+            mesh, mesh.size, lambda rows: np.full(len(range(mesh.size)[rows]), asked)
+        )
+        under_way.append(reduce(flags))
+        return len(under_way) > 1 and bool(jax.device_get(under_way.pop(0)))
+
+    return anyone
+
+
+# What the errors of a broken connection speak of: Gloo raises a ValueError, NCCL and the
+# coordination service a JaxRuntimeError.
+_BROKEN = ("Gloo", "NCCL", "CoordinationService", "Connection", "UNAVAILABLE")
+
+
+@contextlib.contextmanager
+def noticing_a_lost_peer() -> Iterator[None]:
+    """Turns what a broken connection raises into PeerLost; does nothing in a process alone."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not is_lost_peer(error):
+            raise
+        first = str(error).splitlines()[0]
+        raise PeerLost(f"another process of this run is gone ({first[:160]})") from error
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether `error` is what a broken connection to another process raises."""
+    if jax.process_count() == 1 or isinstance(error, UserError):
+        return False
+    first = (str(error).splitlines() or [""])[0]
+    return any(word in first for word in _BROKEN)
