@@ -11,13 +11,16 @@ def get_config() -> Any:
     c.seed = 0  # of everything that is drawn: weights, views, batches, questions, noise
 
     c.data = ConfigDict()
-    c.data.name = "digits"  # digits | tfds:NAME | folder:PATH | arrays:FILE.npz
+    c.data.name = "digits"  # digits | tfds:NAME | folder:PATH | arrays:FILE.npz | synthetic:N
     c.data.data_dir = ""  # where TFDS data sets lie; nothing is ever downloaded
     c.data.split = "train"  # TFDS split that is learned from
     c.data.test_split = ""  # TFDS split held out for kNN and probe; "" = data.holdout decides
     c.data.holdout = 0.0  # fraction of the samples held out for kNN and probe, in [0, 1)
     c.data.limit = 0  # the first so many samples only; 0 = all
     c.data.image_size = 64  # pixels; pictures of several sizes are cut to squares of this side
+    c.data.stream = False  # tfds: leave the images on disk and decode each when it is needed
+    c.data.workers = 0  # threads that decode streamed images; 0 = one a core
+    c.data.cache = ""  # folder that keeps the labels of streamed sets; "" = read them each time
 
     c.views = ConfigDict()
     c.views.count = 2  # views a sample
@@ -82,6 +85,7 @@ def get_config() -> Any:
 
     c.evaluate = ConfigDict()
     c.evaluate.neighbours = 10  # k of the kNN accuracy
+    c.evaluate.limit = 0  # samples of the pool that kNN, probes and rank look at; 0 = all
     c.evaluate.batch_size = 512  # samples embedded at a time, over all devices
 
     c.hosts = ConfigDict()  # several processes: TPU, SLURM and others say this themselves

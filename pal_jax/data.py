@@ -1,7 +1,8 @@
 """Data sets as plain arrays with stable sample ids, and the loaders that make them.
 
 Everything is decoded once and kept in memory as uint8 (images) or float32 (features): a batch is
-then one gather by row. Nothing here downloads, unpickles or needs TensorFlow.
+then one gather by row. What does not fit stays on disk as `records.Records`, which are indexed
+alike and decoded when needed. Nothing here downloads, unpickles or needs TensorFlow.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from pal_jax import pictures
+from pal_jax import pictures, synthetic
 from pal_jax.errors import UserError, nearest, pick
+from pal_jax.records import Records
 
 # Below this spread a channel or feature counts as constant: there is nothing to scale.
 STD_FLOOR = 1e-6
+# Records that stand for all when the moments of channels are estimated: with 2,048 photographs the
+# mean is known to 0.005 of the range.
+_MOMENT_RECORDS = 2048
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +36,7 @@ class Dataset:
 
     Attributes:
         name: what `load` was asked for.
-        inputs: uint8 [n, H, W, C] images or float32 [n, d] features.
+        inputs: uint8 [n, H, W, C] images, in memory or on disk, or float32 [n, d] features.
         ids: [n] str, unique; the same sample has the same id in every run.
         labels: [n] int64 in 0 .. len(class_names) - 1, or None where the source has no labels.
         class_names: one name a class, () without labels.
@@ -38,7 +44,7 @@ class Dataset:
     """
 
     name: str
-    inputs: np.ndarray
+    inputs: np.ndarray | Records
     ids: np.ndarray
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
@@ -52,21 +58,26 @@ class Dataset:
         """32 hex digits that change with any input, any id, their order, or labels coming or going.
 
         Label values are left out: they are for oracle and evaluation, and a corrected label does
-        not make the answers about the images void.
+        not make the answers about the images void. Of records on disk it sees what `Records.stamp`
+        does.
         """
         digest = hashlib.blake2b(digest_size=16)
         kind = (self.inputs.dtype.str, self.inputs.shape, self.labels is not None)
         digest.update(repr(kind).encode())
-        digest.update(np.ascontiguousarray(self.inputs).view(np.uint8).data)
+        if isinstance(self.inputs, Records):
+            digest.update(self.inputs.stamp)
+        else:
+            digest.update(np.ascontiguousarray(self.inputs).view(np.uint8).data)
         digest.update("\0".join(self.ids.tolist()).encode())
         return digest.hexdigest()
 
 
 def take(dataset: Dataset, index: np.ndarray) -> Dataset:
     """The samples at rows `index` (int or bool array), in that order; `skipped` stays whole."""
+    inputs = dataset.inputs
     return dataclasses.replace(
         dataset,
-        inputs=dataset.inputs[index],
+        inputs=inputs.take(index) if isinstance(inputs, Records) else inputs[index],
         ids=dataset.ids[index],
         labels=None if dataset.labels is None else dataset.labels[index],
     )
@@ -91,11 +102,15 @@ def split_off(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Da
     return take(dataset, ~held_out), take(dataset, held_out)
 
 
-def channel_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(inputs: np.ndarray | Records) -> tuple[np.ndarray, np.ndarray]:
     """(mean, std), float32: [C] of pixels / 255 for uint8 images, [d] for float features.
 
-    A channel or feature that never changes gets std 1, so that dividing by it stays harmless.
+    A channel or feature that never changes gets std 1, so that dividing by it stays harmless. Of
+    records on disk, 2,048 that are spread evenly are read.
     """
+    if isinstance(inputs, Records):
+        count = min(len(inputs), _MOMENT_RECORDS)
+        inputs = inputs[np.linspace(0, len(inputs) - 1, count).astype(int)]
     if inputs.dtype == np.uint8:
         # Counting the 256 values is exact; by parts, since bincount makes int64 of what it counts.
         pixels = inputs.reshape(-1, inputs.shape[-1])
@@ -119,24 +134,37 @@ def load(
     split: str = "train",
     limit: int = 0,
     image_size: int = 64,
+    stream: bool = False,
+    workers: int = 0,
+    cache: str | None = None,
 ) -> Dataset:
     """Reads a data set.
 
     Args:
         name: `digits` (1,797 real 8x8 images that come with scikit-learn), `tfds:NAME` (any image
-            set that TFDS prepared with file_format="array_record"), `folder:PATH` (image files) or
-            `arrays:FILE.npz` (keys x and, optionally, y).
+            set that TFDS prepared with file_format="array_record"), `folder:PATH` (image files),
+            `arrays:FILE.npz` (keys x and, optionally, y) or `synthetic:N` (N made-up JPEG records
+            of ImageNet's size, to measure with).
         data_dir: folder of the TFDS sets; nothing else reads it.
         split: a split of the TFDS set; everything else has only "train".
         limit: keep the first so many samples in the order of the source; 0 keeps all.
         image_size: side in pixels to which images of differing sizes are cut: those of a folder,
             and of TFDS sets without a fixed shape.
+        stream: leave the images of a TFDS set on disk, as `Records`; synthetic ones always are.
+        workers: threads that decode what is streamed; 0 = one a core.
+        cache: folder, made when missing, that keeps the labels of streamed sets, which takes a pass
+            over all records to read; None reads them every time.
 
     Raises:
         UserError: there is no such source, or nothing in it that can be used.
     """
     kind, colon, where = name.partition(":")
     loader = pick(LOADERS, kind, "data set")
+    if stream and kind not in STREAMED:
+        raise UserError(
+            f"data set {name!r} cannot be streamed, only {' and '.join(STREAMED)} sets; "
+            "set data.stream=False"
+        )
     if (kind == "digits") == bool(colon) or (colon and not where):
         raise UserError(f"data set {name!r} must be one of {', '.join(FORMS)}")
     if kind != "tfds" and split != "train":
@@ -145,7 +173,16 @@ def load(
         raise UserError(f"the limit of samples must be 0 (no limit) or more, not {limit}")
     if image_size < 1:
         raise UserError(f"the image size must be at least 1 pixel, not {image_size}")
-    dataset = loader(where, data_dir=data_dir, split=split, limit=limit, image_size=image_size)
+    dataset = loader(
+        where,
+        data_dir=data_dir,
+        split=split,
+        limit=limit,
+        image_size=image_size,
+        stream=stream,
+        workers=workers,
+        cache=cache,
+    )
     return dataclasses.replace(dataset, name=name)
 
 
@@ -174,15 +211,63 @@ def load_digits(where: str, *, limit: int, **_: Any) -> Dataset:
 # ------------------------------------------------------------------------------------------ TFDS
 
 
+@dataclasses.dataclass(frozen=True)
+class _TfdsSet:
+    """A split of a TFDS set, opened; images come as the bytes of their files."""
+
+    folder: Path
+    features: Any
+    source: Any
+    image_key: str
+    label_key: str | None
+
+
 def load_tfds(
-    where: str, *, data_dir: str | None, split: str, limit: int, image_size: int
+    where: str,
+    *,
+    data_dir: str | None,
+    split: str,
+    limit: int,
+    image_size: int,
+    stream: bool,
+    workers: int,
+    cache: str | None,
 ) -> Dataset:
     """An image set in the folder layout of TFDS: NAME, NAME/CONFIG or either with :VERSION.
 
     The builder is made from the folder itself, so a set that is not there cannot start a download,
     and a set that somebody else defined needs none of their code. Rows follow the (shuffled, but
-    fixed) order of the TFDS files. Ids are the text feature `id` if unique, else the row.
+    fixed) order of the TFDS files. Ids are the text feature `id` if unique, else the row; of a
+    streamed set always the row.
     """
+    opened = _open_tfds(where, data_dir, split)
+    n = min(limit or len(opened.source), len(opened.source))
+    height, width, channels = opened.features[opened.image_key].shape
+    decode = functools.partial(
+        pictures.decode,
+        size=image_size if height is None or width is None else None,
+        mode="L" if channels == 1 else "RGB",
+    )
+    with _tfds_errors(opened.folder):
+        if stream:
+            inputs = Records(
+                opened.source, opened.image_key, decode, workers=workers, rows=np.arange(n)
+            )
+            ids, values = _index_ids(n), _streamed_labels(opened, inputs, where, cache)
+        else:
+            records = pictures.progress(_in_batches(opened.source, n), n, f"reading {where}")
+            inputs, rest = _decode_records(records, n, opened.image_key, decode)
+            ids = _named_ids(opened.features, rest)
+            key = opened.label_key
+            values = None if key is None else np.array([record[key] for record in rest], np.int64)
+    # Negative is how TFDS marks test sets whose labels are kept secret.
+    if values is None or (values < 0).any():
+        return Dataset(where, inputs, ids)
+    names = tuple(opened.features[opened.label_key].names)
+    return Dataset(where, inputs, ids, values, names)
+
+
+def _open_tfds(where: str, data_dir: str | None, split: str) -> _TfdsSet:
     import tensorflow_datasets as tfds  # half a second, and only for those who use it
 
     folder = _tfds_folder(where, data_dir)
@@ -191,36 +276,52 @@ def load_tfds(
     pick(builder.info.splits, split, f"split of {where}")
     features: Any = builder.info.features
     image_key = _only_key(features, tfds.features.Image, "image")
-    label_key = _only_key(features, tfds.features.ClassLabel, "label")
     if image_key is None:
         raise UserError(f"{folder} has no image feature, only {', '.join(features)}")
-
     decoders = {image_key: tfds.decode.SkipDecoding()}
     with _tfds_errors(folder):
         source = builder.as_data_source(split=split, decoders=decoders)
-        n = min(limit or len(source), len(source))
-        if not n:
+        if not len(source):
             raise UserError(f"the split {split!r} of {folder} is empty")
-        records = pictures.progress(_in_batches(source, n), n, f"reading {where}")
-        height, width, channels = features[image_key].shape
-        decode = functools.partial(
-            pictures.decode,
-            size=image_size if height is None or width is None else None,
-            mode="L" if channels == 1 else "RGB",
-        )
-        inputs, rest = _decode_records(records, n, image_key, decode)
+    label_key = _only_key(features, tfds.features.ClassLabel, "label")
+    return _TfdsSet(folder, features, source, image_key, label_key)
 
-    ids = _index_ids(n)
+
+def _named_ids(features: Any, records: list[dict[str, Any]]) -> np.ndarray:
+    """The text feature `id` of each record, if there is one and it is unique; else the row."""
+    import tensorflow_datasets as tfds
+
     if "id" in features and isinstance(features["id"], tfds.features.Text):
-        named = np.array([record["id"].decode() for record in rest])
-        ids = named if len(np.unique(named)) == n else ids
-    labels, names = None, ()
-    if label_key is not None:
-        labels = np.array([record[label_key] for record in rest], np.int64)
-        names = tuple(features[label_key].names)
-        if (labels < 0).any():  # how TFDS marks test sets whose labels are kept secret
-            labels, names = None, ()
-    return Dataset(where, inputs, ids, labels, names)
+        named = np.array([record["id"].decode() for record in records])
+        if len(np.unique(named)) == len(records):
+            return named
+    return _index_ids(len(records))
+
+
+def _streamed_labels(
+    opened: _TfdsSet, records: Records, where: str, cache: str | None
+) -> np.ndarray | None:
+    """[n] int64 labels of the first n records: from the cache if there, else read and kept there.
+
+    They lie beside the images in the files, so reading them is a pass over all the bytes.
+    """
+    key, n = opened.label_key, len(records)
+    if key is None:
+        return None
+    name = f"{where.replace('/', '-').replace(':', '-')}-{records.stamp.hex()}.labels.npy"
+    path = None if cache is None else Path(cache).expanduser() / name
+    if path is not None and path.is_file():
+        return np.load(path, allow_pickle=False)
+    labels = np.empty(n, np.int64)
+    found = pictures.progress(_in_batches(opened.source, n), n, f"reading labels of {where}")
+    for row, record in enumerate(found):
+        labels[row] = record[key]
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{os.getpid()}-{path.name}")
+        np.save(beside, labels)
+        beside.replace(path)  # whole or not at all, whoever else is writing it
+    return labels
 
 
 def _tfds_folder(where: str, data_dir: str | None) -> Path:
@@ -403,10 +504,28 @@ def _images(x: np.ndarray, where: str) -> np.ndarray:
     return images.astype(np.uint8)
 
 
+# ------------------------------------------------------------------------------------- synthetic
+
+
+def load_synthetic(where: str, *, limit: int, image_size: int, workers: int, **_: Any) -> Dataset:
+    """`where` made-up photographs of 1,000 classes, decoded when needed; see `synthetic`."""
+    if not where.isdecimal() or not int(where):
+        raise UserError(f"synthetic:{where} must be a number of records, such as synthetic:4096")
+    n = min(limit or int(where), int(where))
+    decode = functools.partial(pictures.decode, size=image_size)
+    photographs = synthetic.Photographs(n)
+    inputs = Records(photographs, "image", decode, workers=workers)
+    labels = np.arange(n) % synthetic.CLASSES
+    names = tuple(str(label) for label in range(synthetic.CLASSES))
+    return Dataset(where, inputs, _index_ids(n), labels, names)
+
+
 LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": load_digits,
     "tfds": load_tfds,
     "folder": load_folder,
     "arrays": load_arrays,
+    "synthetic": load_synthetic,
 }
-FORMS = ("digits", "tfds:NAME", "folder:PATH", "arrays:FILE.npz")
+STREAMED = ("tfds", "synthetic")
+FORMS = ("digits", "tfds:NAME", "folder:PATH", "arrays:FILE.npz", "synthetic:N")

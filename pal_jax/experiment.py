@@ -25,6 +25,7 @@ from pal_jax import (
     hosts,
     losses,
     models,
+    ondisk,
     sharding,
     spectral,
     train,
@@ -36,6 +37,7 @@ from pal_jax.active.journal import Journal
 from pal_jax.active.questions import Answer, Oracle
 from pal_jax.active.sampler import Sampler
 from pal_jax.errors import UserError, pick
+from pal_jax.records import Records
 from pal_jax.run import Baseline, Run
 
 # A locked ml_collections.ConfigDict, whose attributes no type checker knows.
@@ -60,6 +62,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.holdout": (0.0, 0.9),
     "data.limit": (0, math.inf),
     "data.image_size": (4, 1024),
+    "data.workers": (0, 1024),
     "views.count": (2, 16),
     "views.crop": (0.0, 0.99),
     "views.rotate": (0.0, 180.0),
@@ -100,6 +103,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.weight_decay": (0.0, 1.0),
     "train.log_every": (1, math.inf),
     "evaluate.neighbours": (1, math.inf),
+    "evaluate.limit": (0, math.inf),
     "evaluate.batch_size": (1, math.inf),
     "hosts.processes": (0, math.inf),
     "hosts.process": (-1, math.inf),
@@ -153,12 +157,23 @@ def build(config: Config, folder: str) -> Run:
         optimizer=optimizer,
         accumulate=config.train.accumulate,
     )
-    embed = functools.partial(
-        train.make_embed, apply, prepare, mesh=mesh, batch_size=config.evaluate.batch_size
-    )
+
+    def feed(sampler: Sampler) -> train.Feed:
+        if isinstance(pool.inputs, Records):
+            return ondisk.make_feed(pool.inputs, mesh, sampler.upcoming)
+        return train.make_feed(pool.inputs, mesh)
+
+    def embed(dataset: data.Dataset, name: str) -> train.Embed:
+        size, inputs = config.evaluate.batch_size, dataset.inputs
+        if isinstance(inputs, Records):
+            file = local / "embedding" / name
+            return ondisk.make_embed(apply, prepare, inputs, mesh, batch_size=size, path=file)
+        return train.make_embed(apply, prepare, inputs, mesh, batch_size=size)
+
 
     journal = hosts.lead_keeps(lambda: open_workdir(path, local, identity))
     sampler = functools.partial(build_sampler, config, len(pool.inputs), known)
+    asker = sampler(strategy=config.asking.strategy, journal=journal)
     return Run(
         workdir=path,
         local=local,
@@ -167,7 +182,7 @@ def build(config: Config, folder: str) -> Run:
         journal=journal,
         pool=pool,
         held_out=held_out,
-        sampler=sampler(strategy=config.asking.strategy, journal=journal),
+        sampler=asker,
         make_oracle=make_oracle,
         baseline=(
             # No history: random questions never ask a pair twice, so its noise needs none.
@@ -179,12 +194,13 @@ def build(config: Config, folder: str) -> Run:
         state=state,
         key=sharding.put_key(mesh, run_key),
         step=train.compile_step(step, mesh, state),
-        feed=train.make_feed(pool.inputs, mesh),
-        embed=embed(inputs=pool.inputs),
-        embed_held_out=None if held_out is None else embed(inputs=held_out.inputs),
+        feed=feed(asker),
+        embed=embed(pool, "pool"),
+        embed_held_out=None if held_out is None else embed(held_out, "held_out"),
         plan=plan,
         audit=config.asking.audit if make_oracle else 0,
         neighbours=config.evaluate.neighbours,
+        looked_at=config.evaluate.limit,
         keep=config.checkpoint.keep,
     )
 
@@ -307,6 +323,9 @@ def build_data(config: Config) -> tuple[data.Dataset, data.Dataset | None]:
         config.data.name,
         data_dir=config.data.data_dir or None,
         image_size=config.data.image_size,
+        stream=config.data.stream,
+        workers=config.data.workers,
+        cache=config.data.cache or None,
     )
     pool = load(split=config.data.split, limit=config.data.limit)
     if config.data.test_split:

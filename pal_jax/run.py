@@ -51,8 +51,9 @@ class Run:
     samples that are learned from. held_out: samples that only evaluation sees, or None.
     make_oracle: (answers already given) -> who answers the sampler, or None when nothing is asked.
     key: copied to all devices of the mesh. feed, embed, embed_held_out: see train.make_feed,
-    train.make_embed. audit: judgements of the final audit. neighbours: k of kNN. keep: newest
-    checkpoints kept.
+    train.make_embed, and ondisk.py for data that stays on disk. audit: judgements of the final
+    audit. neighbours: k of kNN. looked_at: samples of the pool that kNN, probes and rank take, 0
+    for all. keep: newest checkpoints kept.
     """
 
     workdir: Path
@@ -75,6 +76,7 @@ class Run:
     plan: train.Plan
     audit: int
     neighbours: int
+    looked_at: int
     keep: int
 
 
@@ -249,9 +251,10 @@ def _measure(
         row |= {"judgements": sampler.spent, "groups": int(groups.max()) + 1}
         if labels is not None:
             row |= evaluate.partition_scores(groups, labels)
-    if labels is not None:
-        row["knn_accuracy"] = evaluate.knn_accuracy(h, labels, *test, k=run.neighbours)
-    row["effective_rank"] = evaluate.effective_rank(h)
+    few, known = _looked_at(run, h)
+    if known is not None:
+        row["knn_accuracy"] = evaluate.knn_accuracy(few, known, *test, k=run.neighbours)
+    row["effective_rank"] = evaluate.effective_rank(few)
     row["loss"] = float(np.mean(losses))
     if run.baseline is not None and labels is not None:
         other = run.baseline.sampler
@@ -262,11 +265,20 @@ def _measure(
     return row
 
 
+def _looked_at(run: Run, h: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(h, labels or None) of the samples that kNN, probes and rank take: all, or some, evenly."""
+    labels, n = run.pool.labels, len(h)
+    if run.looked_at and run.looked_at < n:
+        rows = np.linspace(0, n - 1, run.looked_at).astype(int)
+        h, labels = h[rows], None if labels is None else labels[rows]
+    return np.asarray(h, np.float32), labels
+
+
 def _test_set(run: Run, state: train.TrainState) -> TestSet:
     """(h, labels) of the held-out samples, or (None, None): evaluate leaves one out, then."""
     if run.held_out is None or run.embed_held_out is None:
         return None, None
-    return run.embed_held_out(state)[0], run.held_out.labels
+    return np.asarray(run.embed_held_out(state)[0], np.float32), run.held_out.labels
 
 
 def _finish(
@@ -330,14 +342,15 @@ def _write_results(
 
 def _final_scores(run: Run, test: TestSet, h: np.ndarray, partition: Partition) -> dict[str, float]:
     labels = run.pool.labels
-    scores = {"effective_rank": evaluate.effective_rank(h)}
-    if labels is None:
+    few, known = _looked_at(run, h)
+    scores = {"effective_rank": evaluate.effective_rank(few)}
+    if labels is None or known is None:
         return scores
     return scores | {
         **evaluate.partition_scores(partition.groups, labels),
-        "knn_accuracy": evaluate.knn_accuracy(h, labels, *test, k=run.neighbours),
-        "probe_accuracy": evaluate.logistic_probe(h, labels, *test),
-        "ridge_accuracy": evaluate.ridge_probe(h, labels, *test),
+        "knn_accuracy": evaluate.knn_accuracy(few, known, *test, k=run.neighbours),
+        "probe_accuracy": evaluate.logistic_probe(few, known, *test),
+        "ridge_accuracy": evaluate.ridge_probe(few, known, *test),
     }
 
 

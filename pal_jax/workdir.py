@@ -18,6 +18,8 @@ _UNFINISHED = f".{IDENTITY_FILE}.tmp"  # what a run leaves that is killed while 
 # result that is there already.
 _FREE_KEYS = (
     "data.data_dir",
+    "data.workers",
+    "data.cache",
     "checkpoint.",
     "oracle.timeout",
     "oracle.command",

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -213,11 +213,28 @@ class Sampler:
         Raises:
             UserError: `size` is larger than the data, or below 1.
         """
+        batch = self.upcoming(size)(0)
+        self._batches += 1
+        return batch
+
+    def upcoming(self, size: int) -> Callable[[int], Batch]:
+        """k -> the batch that the k-th next call of `batch` gives, from 0, if nothing is told.
+
+        For those who read batches ahead. Changes nothing; what it returns may be called from any
+        thread, and goes on telling what is known now.
+
+        Raises:
+            UserError: as `batch`.
+        """
         if not 1 <= size <= self.n:
             raise UserError(f"a batch of {size} cannot be drawn from {self.n} samples")
-        rng = np.random.default_rng([self.seed, _BATCH, self._batches])
-        self._batches += 1
-        return batches.draw(self._relations.groups(), size, self.related, rng)
+        groups, first = self._relations.groups(), self._batches
+
+        def draw(k: int) -> Batch:
+            rng = np.random.default_rng([self.seed, _BATCH, first + k])
+            return batches.draw(groups, size, self.related, rng)
+
+        return draw
 
     def state_dict(self) -> dict[str, Any]:
         """All it takes to go on as if never stopped: integers, and the log where no journal is."""
