@@ -48,6 +48,12 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
     return _CONFIG.value, _WORKDIR.value or f"runs/{Path(path).stem}"
 
 
+def compiled_programs() -> Path:
+    """Where JAX keeps what it has compiled, for the next run; its own variable goes first."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "pal_jax" / "compiled"
+
+
 def main(argv: list[str]) -> int:
     if "--help" in argv:
         print(__doc__)
@@ -58,6 +64,7 @@ def main(argv: list[str]) -> int:
     try:
         with stop_on_signals() as stop:
             config, workdir = parse(argv)
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_programs()))
             # JAX takes a second to import: not before the command line is known to be right.
             from pal_jax import experiment, run
 

@@ -144,7 +144,9 @@ def _embed_to_file(
     marked = time.monotonic()
     with (
         contextlib.closing(records.chunks(first + done, last, size)) as chunks,
-        tqdm(desc="embedding", total=last - first, initial=done, unit="image", leave=False) as bar,
+        tqdm(
+            desc="embedding", total=last - first, initial=done, unit="image", leave=False, delay=1.0
+        ) as bar,
     ):
         for rows in _encoded(chunks, encode):
             if not np.isfinite(rows).all():

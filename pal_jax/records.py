@@ -70,7 +70,7 @@ class Records:
     ):
         self.source = source
         self.rows = np.arange(len(source)) if rows is None else rows
-        self._image_key, self._decode = image_key, decode
+        self._image_key, self.decode = image_key, decode
         self.workers = workers or os.cpu_count() or 1
         if not len(self.rows):
             raise UserError("a set of records is empty")
@@ -93,7 +93,7 @@ class Records:
     def take(self, index: np.ndarray) -> "Records":
         """Those at `index` (int or bool array), in that order; reads nothing but the first."""
         return Records(
-            self.source, self._image_key, self._decode, workers=self.workers, rows=self.rows[index]
+            self.source, self._image_key, self.decode, workers=self.workers, rows=self.rows[index]
         )
 
     def read(self, ids: Sequence[int] | np.ndarray, *, ahead: int) -> Stream:
@@ -126,10 +126,10 @@ class Records:
         """One image; what its decoder says of a broken record is told with the record's number."""
         number = int(self.rows[row])
         try:
-            image = self._decode(io.BytesIO(self.source[number][self._image_key]))
+            image = self.decode(io.BytesIO(self.source[number][self._image_key]))
         except Exception as error:  # Pillow's decoders raise whatever they like
             raise UserError(
-                f"record {number} cannot be decoded ({type(error).__name__}: {error}); the data "
+                f"record {number} cannot be read ({type(error).__name__}: {error}); the data "
                 "set is damaged: prepare it again"
             ) from error
         return image

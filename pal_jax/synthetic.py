@@ -6,6 +6,9 @@ and a plain colour faster than a picture does.
 """
 
 import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -52,3 +55,52 @@ class Photographs:
     def __getitem__(self, row: SupportsIndex, /) -> dict[str, Any]:
         i = row.__index__()
         return {"image": self._files[i % len(self._files)], "label": i % CLASSES}
+
+
+def write_tfds(folder: Path, splits: Mapping[str, int], *, classes: int = CLASSES) -> None:
+    """Writes such records as the TFDS set `folder`/imagenet2012, of `classes` classes.
+
+    Features and file names are those of TFDS's own imagenet2012; split -> number of its records.
+    """
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    version = "5.1.0"
+    place = folder / "imagenet2012" / version
+    place.mkdir(parents=True)
+    features = tfds.features.FeaturesDict(
+        {
+            "file_name": tfds.features.Text(),
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=classes),
+        }
+    )
+    features.save_config(place)
+    entries = []
+    for split, count in splits.items():
+        photographs, size = Photographs(count), 0
+        # One record a group, as TFDS writes them for random access.
+        writer = ArrayRecordWriter(
+            str(place / f"imagenet2012-{split}.array_record-00000-of-00001"), "group_size:1"
+        )
+        for row in range(count):
+            example = {
+                "file_name": f"made_up_{row}.JPEG",
+                "image": io.BytesIO(photographs[row]["image"]),
+                "label": row % classes,
+            }
+            record = features.serialize_example(features.encode_example(example))
+            size += len(record)
+            writer.write(record)
+        writer.close()
+        entries.append(
+            {
+                "name": split,
+                "numBytes": str(size),
+                "shardLengths": [str(count)],
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+        )
+    info = {"name": "imagenet2012", "version": version, "fileFormat": "array_record"}
+    text = json.dumps(info | {"splits": entries}, indent=2)
+    (place / "dataset_info.json").write_text(text)

@@ -1,0 +1,145 @@
+r"""Images a second of each stage of the input, one core and all, of made-up records or real ones.
+
+    pip install torch torchvision      # optional; without them its column stays empty
+    python -m benchmarks.input         # made-up JPEG records of ImageNet's size, a minute
+    python -m benchmarks.input --data=tfds:imagenet2012 --data_dir=DIR
+
+read: record files to the bytes of an image file. decode: those to the central square at --size.
+stream: both, as a run has them, through Grain's workers. views: two augmented views of a decoded
+image, compiled for the CPU; on an accelerator they cost the host nothing. Stages are timed in turn
+and the best of each counts. torchvision decodes and augments image by image, as its users do.
+"""
+
+import argparse
+import functools
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CORES = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, CORES[:1])  # before JAX and torch count the cores
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from pal_jax import data, synthetic, views  # noqa: E402
+from pal_jax.records import Records  # noqa: E402
+
+Stage = Callable[[], Any]
+STRENGTHS = {"crop": 0.92, "flip": 0.5, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2}
+STRENGTHS |= {"hue": 0.1, "grayscale": 0.2}
+BATCH = 32
+
+
+def best(stages: dict[str, Stage], budget: float) -> dict[str, float]:
+    """Least seconds of each stage, called in turn until `budget` seconds are over."""
+    for stage in stages.values():
+        stage()
+    times: dict[str, list[float]] = {name: [] for name in stages}
+    end = time.perf_counter() + budget
+    while time.perf_counter() < end:
+        for name, stage in stages.items():
+            start = time.perf_counter()
+            stage()
+            times[name].append(time.perf_counter() - start)
+    return {name: min(seconds) for name, seconds in times.items()}
+
+
+def our_stages(records: Records, image_key: str = "image") -> dict[str, Stage]:
+    """Each handles the first BATCH records."""
+    files = [records.source[row][image_key] for row in range(BATCH)]
+    augment = jax.jit(
+        functools.partial(
+            views.image_views, count=2, mean=np.full(3, 0.5), std=np.full(3, 0.25), **STRENGTHS
+        )
+    )
+    key, images = jax.random.key(0), jax.device_put(records[:BATCH])
+    return {
+        "read": lambda: [records.source[row] for row in range(BATCH)],
+        "decode": lambda: [records.decode(io.BytesIO(file)) for file in files],
+        "views": lambda: jax.block_until_ready(augment(key, images)),
+    }
+
+
+def torchvision_stages(records: Records, size: int, image_key: str = "image") -> dict[str, Stage]:
+    """The same work image by image, or nothing where torchvision is not installed."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+        from PIL import Image
+        from torchvision import transforms as t  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return {}
+    torch.set_num_threads(1)
+    s = STRENGTHS
+    jitter = t.ColorJitter(s["brightness"], s["contrast"], s["saturation"], s["hue"])
+    augment = t.Compose(
+        [
+            t.RandomResizedCrop(size, scale=(1 - s["crop"], 1.0)),
+            t.RandomHorizontalFlip(s["flip"]),
+            jitter,
+            t.RandomGrayscale(s["grayscale"]),
+            t.ToTensor(),
+            t.Normalize([0.5] * 3, [0.25] * 3),
+        ]
+    )
+    square = t.Compose([t.Resize(size), t.CenterCrop(size)])
+    files = [records.source[row][image_key] for row in range(BATCH)]
+    decoded = [Image.fromarray(image) for image in records[:BATCH]]
+    return {
+        "decode ": lambda: [square(Image.open(io.BytesIO(f)).convert("RGB")) for f in files],
+        "views ": lambda: [augment(image) for image in decoded for _ in range(2)],
+    }
+
+
+def stream(records: Records, workers: int) -> float:
+    """Images a second that `workers` threads read and decode, on as many cores."""
+    os.sched_setaffinity(0, CORES[:workers])  # the workers, started below, inherit it
+    chosen = Records(records.source, "image", records.decode, workers=workers)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        for _ in chosen.chunks(0, len(chosen), BATCH):
+            pass
+        seconds.append(time.perf_counter() - start)
+    os.sched_setaffinity(0, CORES[:1])
+    return len(chosen) / min(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Images a second of each stage of the input.")
+    parser.add_argument("--data", default="", help="tfds:NAME; else made-up records are written")
+    parser.add_argument("--data_dir", default="", help="the folder of the TFDS sets")
+    parser.add_argument("--records", type=int, default=512, help="that are streamed")
+    parser.add_argument("--size", type=int, default=224, help="side of the decoded squares")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for the stages together")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.data:
+            synthetic.write_tfds(Path(folder), {"train": options.records})
+        records = data.load(
+            options.data or "tfds:imagenet2012",
+            data_dir=options.data_dir or folder,
+            image_size=options.size,
+            limit=options.records,
+            stream=True,
+        ).inputs
+        assert isinstance(records, Records)
+        peers = torchvision_stages(records, options.size)
+        times = best(our_stages(records) | peers, options.seconds)
+        print(f"{options.data or 'made-up records'}, {options.size}x{options.size}; images/s")
+        print("stage    cores    ours  torchvision  ratio")
+        for name in ("read", "decode", "views"):
+            ours = BATCH / times[name]
+            theirs = BATCH / times[f"{name} "] if f"{name} " in times else None
+            column = f"{theirs:>12.0f} {ours / theirs:>6.2f}" if theirs else f"{'-':>12} {'-':>6}"
+            print(f"{name:<8} {1:>5} {ours:>7.0f} {column}")
+        for workers in sorted({1, len(CORES)}):
+            print(f"{'stream':<8} {workers:>5} {stream(records, workers):>7.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+r"""Barlow Twins, ViT-S/16, 100 epochs; optimiser as MoCo v3 (Chen et al. 2021).
+
+    python main.py --config=configs/imagenet/vit_s_barlow_twins.py --config.data.data_dir=DIR
+
+Not run at full size here: CI builds it, checks its shapes and takes 3 steps on made-up records.
+"""
+
+from configs.imagenet import base
+
+
+def get_config(epochs: int = 100):
+    c = base.get_config(epochs=epochs, batch_size=2048)
+    base.vit_s(c, (8192, 3, 8192))
+    c.loss.name = "barlow_twins"
+    c.loss.barlow_twins.offdiagonal = 5.1e-3
+    c.train.learning_rate = 1.2e-3
+    return c

@@ -1,0 +1,12 @@
+r"""Barlow Twins, ViT-S/16, 800 epochs.
+
+    python main.py --config=configs/imagenet/vit_s_barlow_twins_800.py --config.data.data_dir=DIR
+
+Not run at full size here: CI builds it, checks its shapes and takes 3 steps on made-up records.
+"""
+
+from configs.imagenet import vit_s_barlow_twins
+
+
+def get_config():
+    return vit_s_barlow_twins.get_config(epochs=800)
