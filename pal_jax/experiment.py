@@ -170,7 +170,6 @@ def build(config: Config, folder: str) -> Run:
             return ondisk.make_embed(apply, prepare, inputs, mesh, batch_size=size, path=file)
         return train.make_embed(apply, prepare, inputs, mesh, batch_size=size)
 
-
     journal = hosts.lead_keeps(lambda: open_workdir(path, local, identity))
     sampler = functools.partial(build_sampler, config, len(pool.inputs), known)
     asker = sampler(strategy=config.asking.strategy, journal=journal)

@@ -1,14 +1,14 @@
 """Feeding and embedding a pool that stays on disk: what train.py does in memory, for `Records`.
 
-Every host reads and decodes its own rows. The embedding is a float16 file that is mapped into
-memory; a pass over the pool that is stopped goes on at the chunk where it stood.
+Every host reads and decodes the rows of its own devices. The embedding is a float16 file that is
+mapped into memory; a pass over the pool that is stopped goes on at the chunk where it stood.
 """
 
 import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
-from pal_jax import export, sharding
+from pal_jax import export, hosts, sharding
 from pal_jax.active.batches import Batch
 from pal_jax.errors import UserError
-from pal_jax.records import ReadAhead, Records
+from pal_jax.records import SPARE, ReadAhead, Records
 
 # Seconds between the marks of a pass over the pool: what a stop may cost.
 _MARK_EVERY = 30.0
@@ -47,8 +46,8 @@ def make_feed(
         if size not in readers:
             readers[size] = ReadAhead(records, upcoming, _own_rows(split, size))
         images = readers[size](batch)
-        groups = jax.make_array_from_callback((size,), split, lambda at: batch.groups[at])
         shape = (size, *images.shape[1:])
+        groups = sharding.put_rows(mesh, size, lambda rows: batch.groups[rows])
         return jax.make_array_from_process_local_data(split, images, shape), groups
 
     return feed
@@ -56,9 +55,8 @@ def make_feed(
 
 def _own_rows(split: NamedSharding, size: int) -> slice:
     """The rows of `size` that are on this host's devices, which are neighbours in the mesh."""
-    parts = [
-        index[0].indices(size) for index in split.addressable_devices_indices_map((size,)).values()
-    ]
+    indices = split.addressable_devices_indices_map((size,)).values()
+    parts = [index[0].indices(size) for index in indices if index is not None]
     return slice(min(start for start, _, _ in parts), max(stop for _, stop, _ in parts))
 
 
@@ -77,110 +75,145 @@ def make_embed(
     ResNet-50, of which only what is looked at enters memory. There is no z: a projector is often
     several times as wide as h, and nothing but the loss uses it. WEIGHTS is a digest of the weights
     (and of the records), so a file that is there is never computed again and one of other weights
-    never taken for it; older ones are removed. Each host embeds its own rows, on its own devices,
-    into the one file, which all hosts must see.
+    never taken for it; older ones are removed. With several processes each decodes the rows of its
+    own devices, and process 0 writes; in the others h has no rows.
 
     Args:
         prepare: [B, ...] samples -> [B, ...] float32, what the encoder expects.
         batch_size: rows of one compiled chunk over all devices, a multiple of them; the last chunk
             is padded.
-        path: the file but for its end; its folder is made.
+        path: the file but for its end, on a local disk; its folder is made.
 
     Raises:
         UserError: from the function, when a value of h does not fit float16 (beyond 65,504 or NaN).
     """
-    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    here = Mesh(np.array(own), ("rows",))
-    rows, copied = NamedSharding(here, PartitionSpec("rows")), NamedSharding(here, PartitionSpec())
-    size = batch_size // jax.process_count()
+    rows, copied = sharding.split_rows(mesh), sharding.replicated(mesh)
+    own = _own_rows(rows, batch_size)
+    chunk = jax.ShapeDtypeStruct((batch_size, *records.shape[1:]), records.dtype)
 
     def forward(variables: Any, x: Array) -> Array:
         h, _, _ = apply(variables, prepare(x), train=False)
         return h.astype(jnp.float16)  # 0.05 % off at most
 
-    compiled = jax.jit(forward, in_shardings=(copied, rows), out_shardings=rows)
+    compiled = jax.jit(forward, out_shardings=copied)
+    whole = jax.jit(lambda tree: tree, out_shardings=copied)  # also what is split over hosts
 
     def embed(state: Any) -> tuple[np.ndarray, np.ndarray]:
-        variables = _on_host({"params": state.params, "batch_stats": state.batch_stats}, mesh)
-        digest = _digest(variables, records.stamp)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        digest = _digest(jax.device_get(whole(variables)), records.stamp)
         file = path.with_name(f"{path.name}-{digest}.npy")
-        if not file.is_file():
-            variables = jax.device_put(variables, copied)
+        h = _File(file, (len(records), jax.eval_shape(forward, variables, chunk).shape[1]))
+        done = hosts.only_lead(h.open)
+        if done < len(records):
 
             def encode(images: np.ndarray) -> Array:
-                padding = [(0, size - len(images))] + [(0, 0)] * (images.ndim - 1)
-                return compiled(variables, jax.device_put(np.pad(images, padding), rows))
+                x = jax.make_array_from_process_local_data(rows, images, chunk.shape)
+                return compiled(variables, x)
 
-            example = jax.ShapeDtypeStruct((size, *records.shape[1:]), records.dtype)
-            width = jax.eval_shape(forward, variables, example).shape[1]
-            _embed_to_file(file, records, encode, width, size)
-            _remove_others(path, file)
-        return np.load(file, mmap_mode="r"), np.empty((len(records), 0), np.float16)
+            for values in _embeddings(records, done, batch_size, own, encode):
+                h.write(values)
+        hosts.only_lead(lambda: h.finish(path))
+        return h.read(), np.empty((len(records), 0), np.float16)
 
     return embed
 
 
-def _embed_to_file(
-    file: Path,
+def _embeddings(
     records: Records,
-    encode: Callable[[np.ndarray], Array],
-    width: int,
+    done: int,
     size: int,
-) -> None:
-    """Puts float16 [n, width] at `file`, whole or not at all; goes on where a stopped pass stood.
+    own: slice,
+    encode: Callable[[np.ndarray], Array],
+) -> Iterator[np.ndarray]:
+    """float16 [<= size, H] of the rows from `done` on, in order.
+
+    The devices work on a chunk while the host decodes its rows of the next.
 
     Args:
-        encode: images [<= size, ...] -> float16 [size, width] on the devices, rows past them void.
+        own: the rows of each chunk that this host reads.
+        encode: those images [len, H, W, C] -> float16 [size, H], on every device.
     """
-    which, hosts, n = jax.process_index(), jax.process_count(), len(records)
-    first, last = which * n // hosts, (which + 1) * n // hosts
-    part = file.with_name(f".{file.name}.part")
-    mark = part.with_name(f"{part.name}.{which}-of-{hosts}")
-    if which == 0 and not part.is_file():
-        _reserve(part, (n, width))
-    _all_hosts("the file is there")
-    h = np.lib.format.open_memmap(part, mode="r+")
-    done = int(mark.read_text()) if mark.is_file() else 0
-    marked = time.monotonic()
+    total = len(records)
+    starts = range(done, total, size)
+    ids = [np.arange(start + own.start, min(start + own.stop, total)) for start in starts]
+    before: tuple[int, Array] | None = None
     with (
-        contextlib.closing(records.chunks(first + done, last, size)) as chunks,
+        contextlib.closing(
+            records.read(np.concatenate(ids), ahead=own.stop - own.start + SPARE)
+        ) as stream,
         tqdm(
-            desc="embedding", total=last - first, initial=done, unit="image", leave=False, delay=1.0
+            desc="embedding", total=total, initial=done, unit="image", leave=False, delay=1.0
         ) as bar,
     ):
-        for rows in _encoded(chunks, encode):
-            if not np.isfinite(rows).all():
-                raise UserError(
-                    "the embedding has values beyond 65504 or NaN, which a float16 file cannot "
-                    "hold: training diverged; lower train.learning_rate, in a new workdir"
-                )
-            h[first + done : first + done + len(rows)] = rows
-            done += len(rows)
-            bar.update(len(rows))
-            if time.monotonic() - marked > _MARK_EVERY:
-                h.flush()
-                export.write_text(mark, str(done))
-                marked = time.monotonic()
-    h.flush()
-    export.write_text(mark, str(done))
-    _all_hosts("all rows are written")
-    if which == 0:
-        part.replace(file)
-    _all_hosts("the file is whole")
-
-
-def _encoded(
-    chunks: Iterable[np.ndarray], encode: Callable[[np.ndarray], Array]
-) -> Iterator[np.ndarray]:
-    """float16 [len, H] of each chunk; the devices work on one while the next is decoded."""
-    before: tuple[int, Array] | None = None
-    for images in chunks:
-        now = len(images), encode(images)
+        for start, here in zip(starts, ids, strict=True):
+            images = np.zeros((own.stop - own.start, *records.shape[1:]), records.dtype)
+            for row in range(len(here)):
+                images[row] = next(stream)
+            now = min(size, total - start), encode(images)
+            if before is not None:
+                yield np.asarray(before[1])[: before[0]]
+            before = now
+            bar.update(now[0])
         if before is not None:
             yield np.asarray(before[1])[: before[0]]
-        before = now
-    if before is not None:
-        yield np.asarray(before[1])[: before[0]]
+
+
+class _File:
+    """A float16 .npy file [n, H] that grows from its first row and is there whole or not at all.
+
+    What is unfinished lies beside it, with a mark that says how many rows are on disk.
+    """
+
+    def __init__(self, file: Path, shape: tuple[int, int]):
+        self._file, self._shape, self._rows = file, shape, 0
+        self._part = file.with_name(f".{file.name}.part")
+        self._mark = file.with_name(f".{file.name}.part.rows")
+        self._array: np.memmap | None = None
+        self._marked = time.monotonic()
+
+    def open(self) -> int:
+        """Rows that are there already; makes the file when there is none."""
+        if self._file.is_file():
+            return self._shape[0]
+        if not self._part.is_file():
+            _reserve(self._part, self._shape)
+        self._array = np.lib.format.open_memmap(self._part, mode="r+")
+        self._rows = int(self._mark.read_text()) if self._mark.is_file() else 0
+        return self._rows
+
+    def write(self, values: np.ndarray) -> None:
+        """The next rows, in the process that has opened the file."""
+        if not np.isfinite(values).all():
+            raise UserError(
+                "the embedding has values beyond 65504 or NaN, which a float16 file cannot hold: "
+                "training diverged; lower train.learning_rate, in a new workdir"
+            )
+        if self._array is None:
+            return
+        self._array[self._rows : self._rows + len(values)] = values
+        self._rows += len(values)
+        if time.monotonic() - self._marked > _MARK_EVERY:
+            self._array.flush()
+            export.write_text(self._mark, str(self._rows))
+            self._marked = time.monotonic()
+
+    def finish(self, path: Path) -> None:
+        """Puts the file in its place and removes those of other weights; whoever has one of them
+        mapped keeps it."""
+        if self._array is not None:
+            self._array.flush()
+            self._array = None
+            self._part.replace(self._file)
+        for pattern in (f"{path.name}-*.npy", f".{path.name}-*.npy.part*"):
+            for other in path.parent.glob(pattern):
+                if other != self._file:
+                    other.unlink()
+
+    def read(self) -> np.ndarray:
+        """float16 [n, H], mapped and read-only; [0, H] in the processes that do not lead."""
+        if not hosts.lead():
+            return np.empty((0, self._shape[1]), np.float16)
+        return np.load(self._file, mmap_mode="r")
 
 
 def _reserve(part: Path, shape: tuple[int, int]) -> None:
@@ -197,21 +230,6 @@ def _reserve(part: Path, shape: tuple[int, int]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _remove_others(path: Path, file: Path) -> None:
-    """Removes files of other weights and what is left of passes; those still mapped stay alive."""
-    if jax.process_index() == 0:
-        for pattern in (f"{path.name}-*.npy", f".{path.name}-*.npy.part*"):
-            for other in path.parent.glob(pattern):
-                if other != file:
-                    other.unlink()
-
-
-def _on_host(tree: Any, mesh: Mesh) -> Any:
-    """The tree as NumPy arrays, also where it is split over hosts."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.device_get(jax.jit(lambda tree: tree, out_shardings=everywhere)(tree))
-
-
 def _digest(variables: Any, stamp: bytes) -> str:
     """16 hex digits that change with any weight, its place, or the records."""
     digest = hashlib.blake2b(stamp, digest_size=8)
@@ -219,9 +237,3 @@ def _digest(variables: Any, stamp: bytes) -> str:
         digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}{leaf.dtype}".encode())
         digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _all_hosts(what: str) -> None:
-    """Waits for the other hosts, if there are any."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

@@ -22,7 +22,7 @@ Decode = Callable[[io.BytesIO], np.ndarray]
 Stream = Generator[np.ndarray, None, None]
 # Images that are decoded ahead, beyond the batch that is waited for, so that a slow one (a large
 # JPEG, a seek) does not hold up the others: 64 of 224x224x3 are 10 MB.
-_SPARE = 64
+SPARE = 64
 _ENDLESS = 2**40  # batches, since Grain wants a length; the reader stops before
 _STAMPED = 64  # records that a fingerprint looks at
 
@@ -85,7 +85,7 @@ class Records:
             return self._image(range(len(self))[key])
         ids = np.arange(len(self))[key]
         images = np.empty((len(ids), *self.shape[1:]), self.dtype)
-        with contextlib.closing(self.read(ids, ahead=_SPARE)) as stream:
+        with contextlib.closing(self.read(ids, ahead=SPARE)) as stream:
             for row, image in enumerate(stream):
                 images[row] = image
         return images
@@ -109,7 +109,7 @@ class Records:
     def chunks(self, start: int, stop: int, size: int) -> Stream:
         """Rows start .. stop in their order, uint8 [size, H, W, C]; the last may be shorter."""
         ids = range(start, stop)
-        with contextlib.closing(self.read(ids, ahead=size + _SPARE)) as stream:
+        with contextlib.closing(self.read(ids, ahead=size + SPARE)) as stream:
             for first in range(start, stop, size):
                 yield np.stack([next(stream) for _ in range(min(size, stop - first))])
 
@@ -162,7 +162,7 @@ class ReadAhead:
         if self._order is None or not np.array_equal(ids, self._order.ids(self._served)):
             self.close()
             self._order = _Order(batch, self._upcoming(len(batch.ids)), self._part)
-            self._stream = self._records.read(self._order, ahead=len(ids) + _SPARE)
+            self._stream = self._records.read(self._order, ahead=len(ids) + SPARE)
         assert self._stream is not None
         images = np.empty((len(ids), *self._records.shape[1:]), self._records.dtype)
         for row in range(len(ids)):

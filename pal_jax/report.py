@@ -15,6 +15,7 @@ import numpy as np
 
 from pal_jax import evaluate, export, figures, wording
 from pal_jax.active.questions import Answer, Relation
+from pal_jax.records import Records
 from pal_jax.wording import NAMES, PERCENT, number, percent, show
 
 # Larger sets are shown by this many of their samples.
@@ -60,7 +61,7 @@ class Report:
     rounds: Sequence[Mapping[str, Any]]
     baseline: Sequence[Mapping[str, Any]] | None
     losses: Sequence[tuple[int, float]]
-    inputs: np.ndarray | None
+    inputs: np.ndarray | Records | None
     ids: np.ndarray
     groups: np.ndarray
     probability: np.ndarray

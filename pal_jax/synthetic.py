@@ -75,7 +75,7 @@ def write_tfds(folder: Path, splits: Mapping[str, int], *, classes: int = CLASSE
             "label": tfds.features.ClassLabel(num_classes=classes),
         }
     )
-    features.save_config(place)
+    features.save_config(str(place))
     entries = []
     for split, count in splits.items():
         photographs, size = Photographs(count), 0

@@ -110,7 +110,7 @@ def test_the_next_batches_are_read_before_they_are_asked_for():
     assert greys(ahead(plan[1])) == [4, 5, 6, 7]
     assert len(source.read) == len(set(source.read))  # and nothing is read twice
     wait_for(lambda: len(source.read) >= 72)
-    assert len(source.read) <= 8 + 4 + records._SPARE  # nor without bound
+    assert len(source.read) <= 8 + 4 + records.SPARE  # nor without bound
     ahead.close()
 
 
