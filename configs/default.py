@@ -61,11 +61,16 @@ def get_config() -> Any:
     c.oracle.file = ""  # file: answers in the format of answers.jsonl
     c.oracle.command = ""  # program: reads questions, writes answers, a JSON line each
     c.oracle.timeout = 60.0  # program: seconds that one answer may take
+    c.oracle.prior = (
+        ""  # answers believed from the start at no cost, in the format of answers.jsonl
+    )
+    c.oracle.prior_error = -1.0  # how often those are wrong; -1 = estimated, oracle by oracle
 
     c.asking = ConfigDict()
     c.asking.strategy = "most_informative"  # a name of pal_jax.experiment.STRATEGIES
     c.asking.budget = 400  # judgements: yes/no answers that may be bought, audit included
     c.asking.audit = 40  # judgements of the budget that go into the final audit
+    c.asking.stop = 0.0  # ends asking once this accuracy is sure (lower 95 % bound); 0 = never
     c.asking.per_round = 0  # judgements bought a round; 0 = the budget spread evenly
     c.asking.at_once = 1  # questions proposed before any of their answers is seen
     c.asking.candidates = 1  # of a question: 1 = pairs, M = "which of these M are like this one?"

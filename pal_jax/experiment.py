@@ -87,8 +87,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "loss.barlow_twins.offdiagonal": (0.0, math.inf),
     "oracle.flip": (0.0, 0.49),
     "oracle.timeout": (0.1, 1e6),
+    "oracle.prior_error": (-1.0, 0.49),
     "asking.budget": (1, math.inf),
     "asking.audit": (0, math.inf),
+    "asking.stop": (0.0, 0.9999),
     "asking.per_round": (0, math.inf),
     "asking.at_once": (1, math.inf),
     "asking.candidates": (1, 64),
@@ -267,6 +269,11 @@ def check(config: Config) -> None:
 
 def _check_asking(config: Config) -> None:
     asking, rounds = config.asking, config.train.rounds
+    if asking.stop and not asking.audit:
+        raise UserError(
+            f"config.asking.stop={asking.stop} waits for a bound that only an audit gives, and "
+            "config.asking.audit=0 makes none; set it to some judgements"
+        )
     if rounds < 2:
         raise UserError(
             "config.train.rounds=1 leaves no round to ask in (the first one asks nothing); "
@@ -522,6 +529,8 @@ def build_sampler(
     journal: Journal | None,
 ) -> Sampler:
     a = config.asking
+    prior = oracles.read_answers(config.oracle.prior) if config.oracle.prior else []
+    error = config.oracle.prior_error
     return Sampler(
         samples,
         budget=0 if config.oracle.name == "none" else a.budget,
@@ -529,6 +538,8 @@ def build_sampler(
         strategy=pick(STRATEGIES, strategy, "config.asking.strategy"),
         journal=journal,
         error_rate=None if a.error_rate < 0 else a.error_rate,
+        prior=prior,
+        error_rates={answer.oracle: None if error < 0 else error for answer in prior},
         known=known,
         candidates=a.candidates,
         related=config.graph.related,
@@ -544,6 +555,7 @@ def build_plan(config: Config) -> train.Plan:
         batch_size=t.batch_size,
         judgements=a.per_round or math.ceil(budget / max(1, t.rounds - 1)),
         budget=budget,
+        stop=a.stop,
         at_once=a.at_once,
         log_every=t.log_every,
         save_every=config.checkpoint.every,

@@ -312,8 +312,8 @@ def _missing(report: Report, shown: int) -> list[str]:
         )
     if "estimated_accuracy" in summary:
         sentences.append(
-            "The audit compares samples with the middle of their group. It does not see one class "
-            "that is split over two groups."
+            "The audit compares random samples with the middle of their group; groups that may be "
+            "pieces of larger ones are taken off its estimate."
         )
     if report.inputs is None:
         sentences.append("The samples are not images, so they are shown by their ids.")

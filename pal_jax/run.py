@@ -29,6 +29,7 @@ from pal_jax.data import Dataset
 from pal_jax.errors import Interrupted
 from pal_jax.record import TABLE_HEADER, Record, table_row
 
+_NEXT = 50  # answers whose expected gain the report tells
 Embeddings = tuple[np.ndarray, np.ndarray]  # h [n, H], z [n, K]
 TestSet = tuple[np.ndarray | None, np.ndarray | None]  # h [m, H], labels [m]
 
@@ -190,6 +191,7 @@ def _fit(
             bought = hosts.only_lead(buy)
             if not hosts.lead():
                 run.sampler.tell([answer_from_dict(answer) for answer in bought])
+            run.sampler.believe(h)
 
         def save(state: train.TrainState) -> None:
             checkpoints.save(int(jax.device_get(state.step)), state, _progress(run, record))
@@ -319,6 +321,8 @@ def _write_results(
         partition = run.sampler.partition(h)
         groups = int(partition.groups.max()) + 1
         summary |= {"judgements": run.sampler.spent, "groups": groups}
+        if oracle is not None:
+            summary["expected_gain"] = run.sampler.expected_gain(h, _NEXT)
         summary |= _final_scores(run, test, h, partition)
         summary["seconds"] = round(record.seconds, 1)
         advance()

@@ -221,7 +221,8 @@ class Plan:
 
     rounds: embed, ask, train; nothing is asked before the first. steps: optimiser steps a round.
     batch_size: samples a step (rows = views x samples). judgements: bought a round, as long as
-    fewer than `budget` are. at_once: questions proposed before any of their answers is seen.
+    fewer than `budget` are. stop: accuracy at which asking ends, once it is sure; 0: never.
+    at_once: questions proposed before any of their answers is seen.
     log_every, save_every: in steps.
     """
 
@@ -230,6 +231,7 @@ class Plan:
     batch_size: int
     judgements: int
     budget: int
+    stop: float
     at_once: int
     log_every: int
     save_every: int
@@ -304,7 +306,9 @@ def buy_round(
 ) -> None:
     """Buys one round's judgements, `at_once` questions at a time.
 
-    Ends early when the budget is spent or the strategy has nothing left to ask.
+    Ends early when the budget is spent or the strategy has nothing left to ask. Once the partition
+    believes itself to be as good as `plan.stop`, half of a round is an audit; once the audits'
+    lower bound says so too, nothing more is bought.
 
     Args:
         asked: (judgements bought so far), after each lot.
@@ -313,6 +317,13 @@ def buy_round(
         Interrupted: `stop` said so.
     """
     end = min(sampler.spent + plan.judgements, plan.budget)
+    if plan.stop and sampler.partition(embeddings).probability.mean() >= plan.stop:
+        audit = sampler.audit(oracle, embeddings, 0)
+        if audit is None or audit.estimated_accuracy_low < plan.stop:
+            audit = sampler.audit(oracle, embeddings, (end - sampler.spent) // 2)
+            asked(sampler.spent)
+        if audit is not None and audit.estimated_accuracy_low >= plan.stop:
+            return
     while sampler.spent < end:
         if stop():
             raise Interrupted

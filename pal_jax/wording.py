@@ -24,6 +24,7 @@ NAMES = {
     "effective_rank": "Effective rank",
     "estimated_accuracy": "Estimated accuracy",
     "estimated_accuracy_low": "Estimated accuracy, lower bound",
+    "expected_gain": "Expected gain of 50 more answers",
     "loss": "Loss",
     "seconds": "Time",
 }
@@ -34,6 +35,8 @@ def show(name: str, value: Any) -> str:
     if value is None:
         return "\u2013"
     if name.endswith(("accuracy", "accuracy_low")):
+        return percent(value)
+    if name == "expected_gain":
         return percent(value)
     if name == "seconds":
         minutes, seconds = divmod(round(value), 60)

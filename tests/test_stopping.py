@@ -30,7 +30,7 @@ def audit(labels, groups, count, seed, answers=()):
     relations = Relations(len(labels))
     relations.add(answers)
     questions, unknown = stopping.audit_questions(
-        groups, np.zeros(len(labels)), relations, count, np.random.default_rng(seed)
+        groups, np.zeros(len(labels)), relations.groups(), count, np.random.default_rng(seed)
     )
     told = [answer.relations[0] for answer in LabelOracle(labels)(questions)]
     return questions, stopping.audit_result(told, unknown, len(labels), 0.0)

@@ -10,6 +10,7 @@ from pal_jax.active.relations import Judgements
 
 SURE = 1e-6  # error of an oracle that is never wrong, where a logarithm is needed
 _WRONG, _RIGHT = 1.0, 19.0  # answers of each kind imagined before the first of an unknown oracle
+_GUESSES = 0.35  # error expected of an oracle that is named to be estimated: a file of guesses
 _CODES = {relation: code for code, relation in enumerate(Relation)}
 _ALIKE, _APART, _UNSURE = (
     _CODES[r] for r in (Relation.ALIKE, Relation.NOT_ALIKE, Relation.UNKNOWN)
@@ -77,14 +78,18 @@ def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None)
         alike: [K] probability that the pair of each judgement is alike, judged without that very
             answer; None: nothing is known yet.
     """
-    prior = np.array([[_RIGHT, _WRONG, _WRONG], [_WRONG, _RIGHT, _WRONG]])
-    out = np.tile(prior, (len(judgements.oracles), 1, 1))
+    out = np.empty((len(judgements.oracles), 2, 3))
     for o, oracle in enumerate(judgements.oracles):
         error = trust.of(oracle)
         if error is not None:
             e = max(error, SURE)
             out[o] = [[1.0 - e, e, 1.0], [e, 1.0 - e, 1.0]]
             continue
+        wrong = _GUESSES * (_RIGHT + _WRONG) if oracle in trust.named else _WRONG
+        out[o] = [
+            [_RIGHT + _WRONG - wrong, wrong, _WRONG],
+            [wrong, _RIGHT + _WRONG - wrong, _WRONG],
+        ]
         if alike is not None:
             own = judgements.oracle == o
             for code in range(3):

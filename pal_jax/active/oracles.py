@@ -151,6 +151,32 @@ class FileOracle:
         return Relation.ALIKE if votes > 0 else Relation.NOT_ALIKE
 
 
+def answers_from_groups(
+    groups: np.ndarray, name: str, rng: np.random.Generator, pairs: int = 3
+) -> list[Answer]:
+    """A partition as answers, to be believed as far as `name` is: `Sampler(prior=...)`.
+
+    Random pairs of labelled samples, as many alike as not alike, so that a guess which is wrong
+    here and there contradicts itself instead of gluing everything together.
+
+    Args:
+        groups: [n] int: earlier labels, metadata, or what another model thinks; -1 says nothing.
+        pairs: a labelled sample, on average.
+    """
+    samples = np.flatnonzero(np.asarray(groups) >= 0)
+    answers, seen = [], set()
+    for number in range(pairs * len(samples) if len(samples) > 1 else 0):
+        i = int(rng.choice(samples))
+        same = groups[samples] == groups[i]
+        others = samples[same if number % 2 else ~same]
+        j = int(rng.choice(others)) if len(others) else i
+        if i != j and ordered(i, j) not in seen:
+            seen.add(ordered(i, j))
+            relation = Relation.ALIKE if number % 2 else Relation.NOT_ALIKE
+            answers.append(Answer(Question(i, (j,)), (relation,), name))
+    return answers
+
+
 class ProgramOracle:
     """Another program answers: a script, a crowd platform, a vision-language model.
 

@@ -23,6 +23,7 @@ _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample 
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
+_UNLIKELY = 0.05  # chance up to which a bound takes it that something is not so
 _TINY = 1e-9
 
 
@@ -71,18 +72,39 @@ class Posterior:
         A cluster that is likely a piece of a larger one is in the wrong place with all it holds,
         and so is a column that was joined to a cluster it may not belong to.
         """
-        size = self.column[:, :-1].sum(axis=0)
-        chance, cluster = self.links.chance, self.links.cluster
-        smaller = (size[:, None] < size) | (
-            (size[:, None] == size) & (np.arange(len(size))[:, None] > np.arange(len(size)))
-        )
-        joined = cluster[:, None] == cluster
-        whole = np.prod(1.0 - np.where(smaller & ~joined, chance, 0.0), axis=1)
-        beside = np.where(smaller & joined, chance, 0.0).max(axis=1, initial=0.0)
-        right = np.where((smaller & joined).any(axis=1), beside, whole)
+        right = (1.0 - self._piece()) * self._rightly_joined()
         best = self.cluster.argmax(axis=1)
-        mine = self.column[:, :-1] * (cluster == best[:, None])
-        return mine @ right
+        mine = self.column[:, :-1] * (self.links.cluster == best[:, None])
+        return np.minimum(mine @ right, 1.0)
+
+    def pieces(self) -> tuple[float, float]:
+        """Share of samples in columns that are pieces of others and not joined to them: the
+        expected one, and that of all columns of which it is not very unlikely."""
+        size, chance = self._size(), 1.0 - (1.0 - self._piece()) * self._rightly_joined()
+        return float(size @ chance / len(self.column)), float(
+            size[chance > _UNLIKELY].sum() / len(self.column)
+        )
+
+    def _size(self) -> np.ndarray:
+        return self.column[:, :-1].sum(axis=0)
+
+    def _smaller(self) -> np.ndarray:
+        """[C, C] whether the first is the smaller of two columns; of equals, the later."""
+        size = self._size()
+        later = np.tri(len(size), k=-1) > 0
+        return (size[:, None] < size) | ((size[:, None] == size) & later)
+
+    def _piece(self) -> np.ndarray:
+        """[C] chance that a column is a piece of a larger one in another cluster."""
+        elsewhere = self.links.cluster[:, None] != self.links.cluster
+        chance = np.where(self._smaller() & elsewhere, self.links.chance, 0.0)
+        return 1.0 - np.prod(1.0 - chance, axis=1)
+
+    def _rightly_joined(self) -> np.ndarray:
+        """[C] chance that a column is one class with the rest of its cluster."""
+        beside = self._smaller() & (self.links.cluster[:, None] == self.links.cluster)
+        best = np.where(beside, self.links.chance, 0.0).max(axis=1, initial=0.0)
+        return np.where(beside.any(axis=1), best, 1.0)
 
 
 def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:

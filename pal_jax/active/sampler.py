@@ -17,14 +17,22 @@ from pal_jax.active.questions import (
     Answer,
     Oracle,
     Question,
+    Relation,
     answer_from_dict,
     answer_to_dict,
 )
 from pal_jax.active.relations import Relations
-from pal_jax.active.strategies import Knowledge, Strategy, most_informative
+from pal_jax.active.strategies import (
+    Knowledge,
+    Strategy,
+    expected_sureness,
+    most_informative,
+)
 from pal_jax.errors import UserError
 
 _BATCH, _PROPOSAL = 0, 1  # streams of random numbers that never meet
+_SURE = 0.9  # probability from which on a sample's group is taught where answers may be wrong
+_MOST_PRIOR = 1_000  # answers believed from the start
 _NOT_IN_ORDER = "the oracle did not answer each question once, in their order"
 
 
@@ -58,6 +66,10 @@ class Sampler:
         error_rate: how often a judgement is wrong, below one half. 0: all are right. None:
             estimated, for yes and for no, from answers that others and the embedding contradict.
         error_rates: the same for oracles by name, such as a file of guesses among people.
+        prior: answers believed from the start, at no cost and in no journal: earlier labels,
+            metadata, the guesses of another model. Their oracles are best named in `error_rates`;
+            with None for a rate it is learned how far to believe them. Of more than a thousand a
+            thousand are taken, evenly.
         known: [n] int labels known from the start, -1 where there is none.
         candidates: M, how many candidates a question may have.
         related: share of a batch that is drawn from samples with a known alike partner.
@@ -73,6 +85,7 @@ class Sampler:
         journal: Journal | None = None,
         error_rate: float | None = 0.0,
         error_rates: Mapping[str, float | None] | None = None,
+        prior: Sequence[Answer] = (),
         known: np.ndarray | None = None,
         candidates: int = 1,
         related: float = 0.5,
@@ -87,6 +100,8 @@ class Sampler:
         self.candidates = candidates
         self.related = related
         self._known = known
+        self._prior = _evenly(prior, _MOST_PRIOR)
+        self._check(self._prior)
         self._journal = journal
         self._geometry_of = LastGeometry(n)
         self._restart()
@@ -175,24 +190,29 @@ class Sampler:
     def audit(self, oracle: Oracle, embeddings: np.ndarray, count: int) -> stopping.Audit | None:
         """Buys up to `count` judgements on random samples; they teach like any other.
 
-        The result is about the partition as it was before them, and rests on the questions that
-        were answered. See `stopping.Audit` for what it cannot see.
+        The result is about the partition as it was before them. It rests on these answers and on
+        those of earlier audits: a partition gets better with what it learns, so what was right
+        then may count now.
 
         Returns:
-            None when there was something to audit and no judgement could be bought for it.
+            None when there was something to audit and no judgement was ever bought for it.
         """
-        partition = self.partition(embeddings)
         geometry = self._geometry_of(embeddings)
-        centrality = geometry.centrality(partition.groups)
+        posterior = infer(geometry, self._relations, self.trust)
+        groups, sureness = posterior.cluster.argmax(axis=1), posterior.sureness()
+        proven = self._relations.groups() if posterior.hard else np.arange(self.n)
         questions, unknown = stopping.audit_questions(
-            partition.groups, centrality, self._relations, min(count, self.left), self._rng()
+            groups, geometry.centrality(groups), proven, min(count, self.left), self._rng()
         )
-        answers = self._buy(oracle, questions, self.budget)
-        if unknown and not answers:
+        for answer in self._buy(oracle, questions, self.budget):
+            sample = answer.question.candidates[0]
+            self._audited.append((float(sureness[sample]), answer.relations[0]))
+        if unknown and not self._audited:
             return None
-        relations = [answer.relations[0] for answer in answers]
-        error = infer(geometry, self._relations, self.trust).error
-        return stopping.audit_result(relations, unknown, self.n, error)
+        relations = [relation for _, relation in self._audited]
+        return stopping.audit_result(
+            relations, unknown, self.n, posterior.error, pieces=posterior.pieces()
+        )
 
     def partition(self, embeddings: np.ndarray) -> Partition:
         """The most probable group of each sample; needs no number of groups, nor any answer.
@@ -202,7 +222,48 @@ class Sampler:
         geometry = self._geometry_of(embeddings)
         posterior = infer(geometry, self._relations, self.trust)
         groups = number_by_size(posterior.cluster.argmax(axis=1))
-        return Partition(groups, posterior.sureness())
+        asked = np.array([sureness for sureness, _ in self._audited])
+        alike = np.array([relation is Relation.ALIKE for _, relation in self._audited])
+        probability = stopping.calibrate(posterior.sureness(), asked, alike, posterior.error)
+        return Partition(groups, probability)
+
+    def expected_gain(self, embeddings: np.ndarray, count: int) -> float:
+        """Share of samples that the next `count` answers are expected to put right, roughly.
+
+        By how much the probability of the partition rises when each of the questions that would
+        be asked gets its most probable answer; 0 where nothing is left to ask.
+        """
+        knowledge = Knowledge(self._geometry_of(embeddings), self._relations, 1, self.trust)
+        before, after = expected_sureness(knowledge, count)
+        return max(after - before, 0.0)
+
+    def believe(self, embeddings: np.ndarray) -> None:
+        """Batches draw on what is believed now, where answers may be wrong.
+
+        Samples that were asked about and are sure of their group become partners of each other,
+        until this is called again. With oracles that are never wrong nothing is to be done:
+        what answers prove needs no belief, and batches follow each answer at once.
+        """
+        self._believed = None
+        if not self.trust.is_hard(self._relations.judgements()):
+            posterior = infer(self._geometry_of(embeddings), self._relations, self.trust)
+            share = posterior.cluster[posterior.nodes]
+            sure = share.max(axis=1) > _SURE
+            group = share.argmax(axis=1)[sure].tolist()
+            self._believed = (posterior.nodes[sure].tolist(), group)
+
+    def _alike(self) -> np.ndarray:
+        """[n] int: equal names are known, or believed, to be alike."""
+        if self._believed is None:
+            return self._relations.groups()
+        samples, group = np.array(self._believed, np.int64).reshape(2, -1)
+        known = self._relations.known()
+        names = np.where(known >= 0, known, np.arange(self.n))
+        for one in np.unique(group):
+            members = samples[group == one]
+            labelled = members[known[members] >= 0]
+            names[members] = names[labelled[0]] if len(labelled) else members.min()
+        return names
 
     def batch(self, size: int) -> Batch:
         """The next batch: a function of seed, number of the batch and what is known.
@@ -228,7 +289,7 @@ class Sampler:
         """
         if not 1 <= size <= self.n:
             raise UserError(f"a batch of {size} cannot be drawn from {self.n} samples")
-        groups, first = self._relations.groups(), self._batches
+        groups, first = self._alike(), self._batches
 
         def draw(k: int) -> Batch:
             rng = np.random.default_rng([self.seed, _BATCH, first + k])
@@ -242,6 +303,8 @@ class Sampler:
             "answers": len(self._answers),
             "batches": self._batches,
             "proposals": self._proposals,
+            "believed": self._believed,
+            "audited": [[sureness, relation.value] for sureness, relation in self._audited],
         }
         if self._journal is None:
             state["log"] = [answer_to_dict(answer) for answer in self._answers]
@@ -267,9 +330,14 @@ class Sampler:
         self._pending = collections.deque(answers[state["answers"] :])
         self._batches = state["batches"]
         self._proposals = state["proposals"]
+        self._believed = state["believed"]
+        self._audited = [(sureness, Relation(value)) for sureness, value in state["audited"]]
 
     def _restart(self) -> None:
+        self._believed: tuple[list[int], list[int]] | None = None  # samples, and a group for each
+        self._audited: list[tuple[float, Relation]] = []  # how sure it was, what was answered
         self._relations = Relations(self.n, self._known)
+        self._relations.add(self._prior)
         self._answers: list[Answer] = []
         self._spent = 0
         self._batches = 0
@@ -366,6 +434,12 @@ def _cut(questions: Iterable[Question], judgements: int) -> list[Question]:
         fitting.append(Question(question.anchor, question.candidates[:judgements]))
         judgements -= len(fitting[-1].candidates)
     return fitting
+
+
+def _evenly(answers: Sequence[Answer], most: int) -> list[Answer]:
+    if len(answers) <= most:
+        return list(answers)
+    return [answers[i] for i in np.linspace(0, len(answers) - 1, most).astype(int)]
 
 
 def number_by_size(groups: np.ndarray) -> np.ndarray:

@@ -2,20 +2,23 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from pal_jax.active.questions import Question, Relation
-from pal_jax.active.relations import Relations
 from pal_jax.errors import UserError
+
+_SPREAD = np.array([1.5, 0.5])  # of what audits may find: of the shift, of the slope
 
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """Share of samples that are alike to the representative of their group.
+    """Share of samples that are where they belong.
 
-    It sees samples in a wrong group. It cannot see one class split over two groups: each half
-    agrees with its own representative.
+    Questions see samples in a wrong group. They cannot see one class split over two groups, each
+    half of which agrees with its own representative: groups that may be pieces of larger ones are
+    taken off, in the estimate as probable as that is, in the bound all of them.
 
     Args:
         estimated_accuracy: in [0, 1].
@@ -29,7 +32,7 @@ class Audit:
 
 
 def audit_questions(
-    groups: np.ndarray, centrality: np.ndarray, relations: Relations, count: int,
+    groups: np.ndarray, centrality: np.ndarray, proven: np.ndarray, count: int,
     rng: np.random.Generator,
 ) -> tuple[list[Question], int]:  # fmt: skip
     """Random samples, each against the most central sample of its group.
@@ -37,7 +40,7 @@ def audit_questions(
     Args:
         groups: [n] int, the partition to be audited.
         centrality: [n] float; the largest of a group makes its representative.
-        relations: samples already known to be alike to their representative need no question.
+        proven: [n] int names: samples with that of their representative need no question.
         count: at most so many questions.
 
     Returns:
@@ -46,30 +49,73 @@ def audit_questions(
     order = np.lexsort((np.arange(len(groups)), -centrality, groups))
     first = np.flatnonzero(np.diff(groups[order], prepend=-1))
     representative = order[first][np.searchsorted(groups[order][first], groups)]
-    known = relations.groups()
-    open_ = np.flatnonzero(known != known[representative])
+    open_ = np.flatnonzero(proven != proven[representative])
     chosen = rng.choice(open_, min(count, len(open_)), replace=False)
     return [Question(int(representative[i]), (int(i),)) for i in chosen], len(open_)
 
 
 def audit_result(
-    relations: list[Relation], unknown: int, n: int, error_rate: float, confidence: float = 0.95
+    relations: Sequence[Relation],
+    unknown: int,
+    n: int,
+    error_rate: float,
+    confidence: float = 0.95,
+    pieces: tuple[float, float] = (0.0, 0.0),
 ) -> Audit:
     """The samples known already count as right; the bound is for the `unknown` others.
 
     "Not sure" counts as not alike, which can only lower the bound. With judgements that are
     wrong at `error_rate` e, a share p of right samples shows as p (1 - e) + (1 - p) e.
+
+    Args:
+        relations: what the audit's questions were answered.
+        pieces: share of all samples in groups that may be pieces of others: expected, at most.
     """
     trials = len(relations)
     hits = sum(relation is Relation.ALIKE for relation in relations)
     low = lower_bound(hits, trials, confidence)
     share = hits / trials if trials else 1.0 if unknown == 0 else 0.0
 
-    def whole(observed: float) -> float:
+    def whole(observed: float, piece: float) -> float:
         right = (observed - error_rate) / (1.0 - 2.0 * error_rate)
-        return (n - unknown + unknown * min(max(right, 0.0), 1.0)) / n
+        return max((n - unknown + unknown * min(max(right, 0.0), 1.0)) / n - piece, 0.0)
 
-    return Audit(whole(share), whole(low), trials)
+    return Audit(whole(share, pieces[0]), whole(low, pieces[1]), trials)
+
+
+def calibrate(
+    probability: np.ndarray, asked: np.ndarray, alike: np.ndarray, error_rate: float
+) -> np.ndarray:
+    """[n] probabilities, moved to where random samples say that they should be.
+
+    p becomes sigmoid(a + b logit p), with a and b by penalised maximum likelihood of the audit's
+    answers; without any, nothing moves. What is certain stays so. Source: Platt, 1999.
+
+    Args:
+        probability: [n] that each sample is where it belongs.
+        asked: [K] the same of the audited samples, as it was before they were asked about.
+        alike: [K] bool, what the answers were.
+        error_rate: how often these are wrong.
+    """
+    if not len(asked):
+        return probability
+    x = np.stack([np.ones(len(asked)), _logit(asked)], axis=1)
+    weights = start = np.array([0.0, 1.0])
+    for _ in range(20):
+        p = 1.0 / (1.0 + np.exp(-x @ weights))
+        said = error_rate + (1.0 - 2.0 * error_rate) * p  # probability of "alike"
+        slope = (1.0 - 2.0 * error_rate) * p * (1.0 - p)
+        fisher = (x.T * (slope**2 / (said * (1.0 - said)))) @ x + np.diag(1.0 / _SPREAD**2)
+        gradient = x.T @ ((alike - said) * slope / (said * (1.0 - said)))
+        gradient -= (weights - start) / _SPREAD**2
+        weights = weights + np.clip(np.linalg.solve(fisher, gradient), -1.0, 1.0)
+    moved = 1.0 / (1.0 + np.exp(-(weights[0] + max(weights[1], 0.0) * _logit(probability))))
+    return np.where(probability >= 1.0, 1.0, moved)
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    p = np.clip(p, 1e-3, 1.0 - 1e-3)
+    return np.log(p / (1.0 - p))
 
 
 def lower_bound(hits: int, trials: int, confidence: float = 0.95) -> float:

@@ -115,6 +115,21 @@ def most_informative(knowledge: Knowledge, count: int, rng: np.random.Generator)
     return _one_by_one(knowledge, count, _best)
 
 
+def expected_sureness(knowledge: Knowledge, count: int) -> tuple[float, float]:
+    """Mean probability of the partition now, and after `count` more answers as expected."""
+    relations = copy.deepcopy(knowledge.relations)
+    believing = dataclasses.replace(knowledge, relations=relations)
+    posterior = infer(knowledge.geometry, relations, knowledge.trust)
+    before = float(posterior.sureness().mean())
+    for _ in range(count):
+        idea = _best(believing, posterior)
+        if idea is None:
+            break
+        relations.add([Answer(idea.question, idea.believed, _oracle(knowledge))])
+        posterior = infer(knowledge.geometry, relations, knowledge.trust)
+    return before, float(posterior.sureness().mean())
+
+
 @dataclasses.dataclass(frozen=True)
 class _Idea:
     """A question and its most probable answer."""
