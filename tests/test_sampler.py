@@ -5,11 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from pal_jax.active import geometry, strategies
 from pal_jax.active.geometry import check_embeddings
 from pal_jax.active.journal import Journal
-from pal_jax.active.oracles import LabelOracle, NoisyOracle, OracleError
+from pal_jax.active.oracles import LabelOracle, NoisyOracle, OracleError, answers_from_groups
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.sampler import Sampler, number_by_size
 from pal_jax.active.stopping import Audit
@@ -430,3 +431,95 @@ def test_the_asking_side_never_imports_jax():
         "print([m for m in ('jax', 'scipy', 'sklearn') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_audits_pool_and_calibrate():
+    sampler = Sampler(48, budget=40)
+    first = sampler.audit(Counting(), Z, 5)
+    before = sampler.partition(Z).probability
+    second = sampler.audit(Counting(), Z, 10)
+    assert first is not None
+    assert second is not None
+    assert (first.judgements, second.judgements) == (5, 15)
+    copied = Sampler(48, budget=40)
+    copied.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    np.testing.assert_array_equal(copied.partition(Z).probability, sampler.partition(Z).probability)
+    assert not np.array_equal(before, sampler.partition(Z).probability)
+    bought = sampler.spent
+    again = sampler.audit(Counting(), Z, 0)  # what is known of it already, for nothing
+    assert again is not None
+    assert (again.judgements, sampler.spent) == (15, bought)
+
+
+@pytest.mark.slow
+def test_the_lower_bound_covers_the_truth_in_simulated_runs():
+    covered = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 4, 150)
+        z = rng.normal(size=(150, 4)) + rng.uniform(1.0, 4.0) * np.eye(4)[labels]
+        sampler = Sampler(150, budget=60, seed=seed)
+        sampler.ask(LabelOracle(labels), z, 10)
+        truth = partition_accuracy(sampler.partition(z).groups, labels)
+        audit = sampler.audit(LabelOracle(labels), z, 30)
+        assert audit is not None
+        covered.append(audit.estimated_accuracy_low <= truth)
+    assert np.mean(covered) >= 0.93
+
+
+def partition_accuracy(groups, labels):
+    table = np.zeros((groups.max() + 1, labels.max() + 1))
+    np.add.at(table, (groups, labels), 1)
+    return table[linear_sum_assignment(-table)].sum() / len(labels)
+
+
+def test_prior_answers_cost_nothing_and_help():
+    rng = np.random.default_rng(0)
+    prior = answers_from_groups(LABELS, "guess", rng)
+    told = Sampler(48, budget=9, prior=prior, error_rates={"guess": 0.05})
+    assert told.spent == 0
+    assert told.answers == []
+    empty = Sampler(48, budget=9)
+    assert partition_accuracy(told.partition(Z).groups, LABELS) > 0.1 + partition_accuracy(
+        empty.partition(Z).groups, LABELS
+    )
+    state = told.state_dict()
+    told.load_state_dict(state)
+    assert told.spent == 0
+    many = Sampler(48, budget=9, prior=prior * 50)
+    assert len(many.relations.judgements().oracle) == 1_000
+
+
+def test_a_prior_that_is_noise_is_not_believed():
+    plain = Sampler(48, budget=60)
+    plain.ask(LabelOracle(LABELS), Z, 60)
+    right = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        noise = answers_from_groups(rng.permutation(LABELS), "guess", rng)
+        sampler = Sampler(48, budget=60, prior=noise, error_rates={"guess": None})
+        sampler.ask(LabelOracle(LABELS), Z, 60)
+        right.append(partition_accuracy(sampler.partition(Z).groups, LABELS))
+    assert np.mean(right) > partition_accuracy(plain.partition(Z).groups, LABELS) - 0.1
+
+
+def test_batches_teach_what_is_believed_not_what_was_said():
+    z = np.repeat(np.eye(4) * 10, 12, axis=0) + np.random.default_rng(0).normal(size=(48, 4))
+    labels = np.repeat(np.arange(4), 12)
+    sampler = Sampler(48, budget=80, error_rate=0.1, related=1.0)
+    sampler.ask(LabelOracle(labels), z, 40)
+    liar = [Answer(Question(0, (47,)), (Relation.ALIKE,), "labels")]
+    sampler.tell(liar)
+    sampler.believe(z)
+    batch = sampler.batch(40)
+    same = batch.groups[:, None] == batch.groups
+    truth = labels[batch.ids][:, None] == labels[batch.ids]
+    assert (truth | ~same).all()
+    assert same.sum() > 40 + 20
+
+
+def test_expected_gain_falls_as_answers_come_in():
+    sampler = Sampler(48, budget=200)
+    before = sampler.expected_gain(Z, 20)
+    sampler.ask(LabelOracle(LABELS), Z, 200)
+    assert before > sampler.expected_gain(Z, 20) == pytest.approx(0.0, abs=0.02)

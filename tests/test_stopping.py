@@ -66,3 +66,35 @@ def test_not_sure_lowers_and_an_error_rate_is_taken_out():
     assert stopping.audit_result(relations, 100, 100, 0.1).estimated_accuracy == 1.0
     assert stopping.audit_result([], 0, 5, 0.0).estimated_accuracy_low == 1.0
     assert stopping.audit_result([], 5, 5, 0.0).estimated_accuracy_low == 0.0
+
+
+def test_groups_that_may_be_pieces_are_taken_off():
+    relations = [Relation.ALIKE] * 20
+    result = stopping.audit_result(relations, 80, 100, 0.0, pieces=(0.02, 0.3))
+    assert result.estimated_accuracy == pytest.approx(0.98)
+    assert result.estimated_accuracy_low == pytest.approx((20 + 80 * 0.05 ** (1 / 20)) / 100 - 0.3)
+
+
+def test_calibration_moves_probabilities_to_what_audits_found(rng):
+    stated = rng.uniform(0.5, 0.99, 4_000)
+    right = rng.random(4_000) < stated - 0.2  # too sure by a fifth
+    moved = stopping.calibrate(stated, stated, right, 0.0)
+    for low, high in ((0.5, 0.7), (0.7, 0.9), (0.9, 1.0)):
+        here = (stated >= low) & (stated < high)
+        assert moved[here].mean() == pytest.approx(right[here].mean(), abs=0.04)
+    assert (np.diff(moved[np.argsort(stated)]) >= 0.0).all()
+
+
+def test_calibration_allows_for_wrong_answers(rng):
+    stated = np.full(4_000, 0.95)
+    heard = rng.random(4_000) < 0.95 * 0.9 + 0.05 * 0.1
+    moved = stopping.calibrate(stated, stated, heard, 0.1)
+    np.testing.assert_allclose(moved, 0.95, atol=0.02)
+
+
+def test_without_an_audit_nothing_moves_and_what_is_certain_stays_so():
+    p = np.array([0.2, 0.9, 1.0])
+    np.testing.assert_array_equal(stopping.calibrate(p, np.zeros(0), np.zeros(0, bool), 0.0), p)
+    moved = stopping.calibrate(p, np.full(50, 0.9), np.zeros(50, bool), 0.0)
+    assert moved[2] == 1.0
+    assert (moved[:2] < p[:2]).all()

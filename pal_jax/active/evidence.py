@@ -10,7 +10,7 @@ from pal_jax.active.relations import Judgements
 
 SURE = 1e-6  # error of an oracle that is never wrong, where a logarithm is needed
 _WRONG, _RIGHT = 1.0, 19.0  # answers of each kind imagined before the first of an unknown oracle
-_GUESSES = 0.35  # error expected of an oracle that is named to be estimated: a file of guesses
+_GUESSES = 0.42  # error expected of an oracle that is named to be estimated: a file of guesses
 _CODES = {relation: code for code, relation in enumerate(Relation)}
 _ALIKE, _APART, _UNSURE = (
     _CODES[r] for r in (Relation.ALIKE, Relation.NOT_ALIKE, Relation.UNKNOWN)
