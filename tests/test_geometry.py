@@ -90,3 +90,94 @@ def test_cliques_joined_by_a_thread_are_two_communities():
     label = geometry.merge_by_modularity(between)
     np.testing.assert_array_equal(label[:, None] == label, np.kron(np.eye(2), np.ones((3, 3))) > 0)
     np.testing.assert_array_equal(geometry.merge_by_modularity(np.zeros((3, 3))), [0, 1, 2])
+
+
+@pytest.mark.parametrize("shares", [geometry._CLUSTERED, geometry._SMOOTH])
+def test_the_kernel_is_a_mixture_of_three_with_a_unit_diagonal(shares):
+    points, z = Geometry(blobs(gap=3.0)), blobs(gap=3.0)
+    square = np.square(z[:, None] - z).sum(axis=2)
+    typical = np.median(np.sort(square, axis=1)[:, geometry._NEIGHBOURS])
+    graph, near, wide = shares
+    expected = graph * points.features @ points.features.T
+    expected += near * np.exp(-square / typical)
+    expected += wide * np.exp(-square / square.mean())
+    np.fill_diagonal(expected, 1.0)
+    assert sum(shares) == pytest.approx(1.0)
+    everything = np.arange(90)
+    found = points.kernel(everything, everything, shares)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.linalg.eigvalsh(expected).min() > -1e-9
+    rows, columns = np.array([3, 80, 4]), np.array([4, 4, 7, 3])
+    np.testing.assert_allclose(points.kernel(rows, columns, shares), found[rows][:, columns],
+                               atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(points.kernel(rows, slice(None), shares), found[rows], atol=1e-6)
+
+
+def test_the_fields_are_of_the_two_mixtures():
+    points = Geometry(blobs())
+    for field, shares in zip(points.fields, (geometry._CLUSTERED, geometry._SMOOTH), strict=True):
+        rows, columns = np.array([0, 5]), np.array([5, 6, 7])
+        np.testing.assert_allclose(field.covariance(rows, columns),
+                                   points.kernel(rows, columns, shares), atol=1e-6)  # fmt: skip
+
+
+def test_edges_between_groups_are_summed():
+    points = Geometry(blobs(gap=2.0))
+    member = np.arange(90) % 4
+    one = np.eye(5)[member]  # the fifth group is empty
+    expected = one.T @ dense(points.graph.normalised()) @ one
+    np.testing.assert_allclose(points.between(member, 5), expected, atol=1e-9)
+
+
+def test_likeness_is_the_cosine_of_means_along_the_graph_and_through_space():
+    points, z = Geometry(blobs(gap=2.0)), blobs(gap=2.0)
+    member = np.arange(90) % 4
+    one = np.eye(5)[member]
+    square = np.square(z[:, None] - z).sum(axis=2)
+    typical = np.median(np.sort(square, axis=1)[:, geometry._NEIGHBOURS])
+    cells = np.eye(points.cells.max() + 1)[points.cells]
+    centres = (cells.T @ z) / cells.sum(axis=0)[:, None]
+    profiles = np.exp(-np.square(z[:, None] - centres).sum(axis=2) / typical)
+    for found, rows in zip(points.likeness(member, 5), (points.features, profiles), strict=True):
+        mean = one.T @ rows
+        norm = np.linalg.norm(mean[:4], axis=1)
+        expected = np.maximum(mean[:4] @ mean[:4].T / np.outer(norm, norm), 0.0)
+        np.testing.assert_allclose(found[:4, :4], expected, atol=1e-4)
+        assert (found[4] == 0.0).all()  # an empty group is like nothing
+        assert (found[:, 4] == 0.0).all()
+        assert (found <= 1.0 + 1e-6).all()
+
+
+def test_the_core_is_the_most_central_of_each_community(monkeypatch):
+    monkeypatch.setattr(geometry, "_CORE", 7)
+    points = Geometry(blobs())
+    similar = points.features @ points.features.T
+    for community in range(3):
+        mine = np.flatnonzero(points.communities == community)
+        central = similar[np.ix_(mine, mine)].sum(axis=1)
+        expected = mine[np.argsort(-central)[:7]]
+        np.testing.assert_array_equal(np.flatnonzero(points.core & (points.communities ==
+                                                                    community)),
+                                      np.sort(expected))  # fmt: skip
+        assert points.medoids[community] == expected[0]
+    monkeypatch.setattr(geometry, "_CORE", 1000)
+    assert Geometry(blobs()).core.all()
+
+
+def test_pull_is_similarity_to_weighted_samples(rng):
+    points, weight = Geometry(blobs()), rng.random(size=(90, 3))
+    expected = points.features @ points.features.T @ weight
+    np.testing.assert_allclose(points.pull(weight), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_follows_from_the_embedding_is_made_once():
+    points, made = Geometry(blobs()), []
+
+    def make():
+        made.append(1)
+        return np.arange(3)
+
+    assert points.remember("a", make) is points.remember("a", make)
+    assert len(made) == 1
+    points.remember("b", make)
+    assert len(made) == 2

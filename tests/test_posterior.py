@@ -1,106 +1,296 @@
 import numpy as np
 import pytest
 
+from pal_jax.active import posterior as posterior_lib
+from pal_jax.active.evidence import Trust
 from pal_jax.active.geometry import Geometry
-from pal_jax.active.oracles import LabelOracle
-from pal_jax.active.posterior import infer, leaks, likely_groups, own_group, vote_odds
-from pal_jax.active.questions import Question
+from pal_jax.active.oracles import LabelOracle, NoisyOracle
+from pal_jax.active.posterior import Posterior, infer
+from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.relations import Relations
+from pal_jax.active.sampler import Sampler
 
-N = 80
+ALIKE, NOT_ALIKE, UNKNOWN = Relation.ALIKE, Relation.NOT_ALIKE, Relation.UNKNOWN
+N = 120
 LABELS = np.arange(N) % 4
-Z = np.random.default_rng(0).normal(size=(N, 5)) + 2.0 * np.eye(5)[LABELS]
-POINTS = Geometry(Z)
+Z = np.random.default_rng(0).normal(size=(N, 5)) + 6.0 * np.eye(5)[LABELS]
+CLOSE = np.random.default_rng(0).normal(size=(N, 5)) + 2.2 * np.eye(5)[LABELS]  # they overlap
+HARD, SOFT = Trust(0.0), Trust(0.1)
+FAR, NEAR = Geometry(Z), Geometry(CLOSE)  # computed once for all tests
 
 
-def told(*pairs: tuple[int, int]) -> Relations:
+def say(i: int, j: int, relation: Relation, oracle: str = "me") -> Answer:
+    return Answer(Question(int(i), (int(j),)), (relation,), oracle)
+
+
+def believe(*answers: Answer, trust=HARD, geometry=FAR, known=None) -> Posterior:
+    relations = Relations(geometry.n, known)
+    relations.add(answers)
+    return infer(geometry, relations, trust)
+
+
+def truth(pairs, labels=LABELS) -> list[Answer]:
+    return LabelOracle(labels, "me")([Question(int(i), (int(j),)) for i, j in pairs])
+
+
+def some_pairs(count: int, seed: int = 0, n: int = N) -> list[tuple[int, int]]:
+    rng = np.random.default_rng(seed)
+    return [tuple(map(int, rng.choice(n, 2, replace=False))) for _ in range(count)]
+
+
+def unit_of(posterior: Posterior, sample: int) -> int:
+    return int(posterior.unit[list(posterior.nodes).index(sample)])
+
+
+def column_of(posterior: Posterior, sample: int) -> int:
+    """The column that the unit of this sample opened."""
+    return list(posterior.first).index(unit_of(posterior, sample))
+
+
+def together(groups: np.ndarray) -> np.ndarray:
+    return groups[:, None] == groups
+
+
+def partition(posterior: Posterior) -> np.ndarray:
+    return posterior.cluster.argmax(axis=1)
+
+
+@pytest.mark.parametrize("geometry", [FAR, NEAR], ids=["far", "near"])
+@pytest.mark.parametrize("trust", [HARD, SOFT, Trust(None)], ids=["hard", "soft", "unknown"])
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_probabilities_sum_to_one(geometry, trust, count):
+    answers = [*truth(some_pairs(count)), *[say(5, 9, UNKNOWN)] * count]
+    found = believe(*answers, trust=trust, geometry=geometry)
+    assert found.column.shape == (N, len(found.first) + 1)
+    np.testing.assert_allclose(found.column.sum(axis=1), 1.0, atol=1e-6)
+    assert (found.column >= 0.0).all()
+    np.testing.assert_allclose(found.cluster.sum(axis=1), 1.0 - found.column[:, -1], atol=1e-6)
+    assert found.hard is (trust is HARD)
+    sure = found.sureness()
+    assert (sure >= 0.0).all()
+    assert (sure <= 1.0 + 1e-9).all()
+    for value in (found.variance, found.links.chance):
+        assert ((value >= 0.0) & (value <= 1.0)).all()
+    assert [unit_of(found, sample) for sample in found.opener] == found.first.tolist()
+
+
+def test_without_answers_each_community_is_a_column():
+    found = believe()
+    np.testing.assert_array_equal(found.opener, FAR.medoids)
+    np.testing.assert_array_equal(together(partition(found)), together(LABELS))
+
+
+def test_what_is_proven_is_certain():
+    medoid = int(FAR.medoids[0])
+    mates = np.flatnonzero(LABELS == LABELS[medoid])
+    mates = mates[mates != medoid][:3]
+    other = int(np.flatnonzero(LABELS != LABELS[medoid])[0])
+    chain = [say(medoid, mates[0], ALIKE), say(mates[1], mates[2], ALIKE),
+             say(mates[0], mates[1], ALIKE), say(mates[2], other, ALIKE)]  # fmt: skip
+    found = believe(*chain)
+    column = column_of(found, medoid)
+    np.testing.assert_array_equal(found.column[[*mates, other], column], 1.0)  # by closure
+    soft = believe(*chain, trust=SOFT)
+    assert soft.column[other, column_of(soft, medoid)] < 1.0
+
+
+def doubtful(geometry: Geometry) -> tuple[int, int]:
+    """A sample that is no node, about as probable in two columns, and its likeliest medoid."""
+    free = np.setdiff1d(np.arange(N), geometry.medoids)
+    found = infer(geometry, Relations(N), SOFT)
+    share = found.column[free].max(axis=1)
+    sample = int(free[share.argmin()])
+    column = int(found.column[sample].argmax())
+    return sample, int(found.opener[column])
+
+
+def test_a_hard_no_takes_the_column_away():
+    sample, medoid = doubtful(NEAR)
+    before, after = believe(geometry=NEAR), believe(say(medoid, sample, NOT_ALIKE), geometry=NEAR)
+    column = column_of(before, medoid)
+    assert before.column[sample, column] > 0.1
+    assert after.column[sample, column] < 1e-4
+    rest = np.delete(after.column[sample], column)
+    assert rest.sum() == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("relation", [ALIKE, NOT_ALIKE, UNKNOWN])
+@pytest.mark.parametrize("error", [0.05, 0.2, 0.4])
+def test_an_answer_multiplies_the_odds_by_its_likelihood_ratio(error, relation, monkeypatch):
+    """Prior of its neighbours times likelihood, for one sample and a medoid that is certain."""
+    # No other model, even if it fits better after the answer.
+    monkeypatch.setattr(posterior_lib, "_likeliest", lambda fields, belief, unit: belief.model)
+    sample, medoid = doubtful(NEAR)
+    trust = Trust(error)
+    yes = believe(say(medoid, sample, relation), geometry=NEAR, trust=trust)
+    # The same nodes, so the same neighbours' opinion, from an answer that says nothing.
+    prior = believe(say(medoid, sample, UNKNOWN), geometry=NEAR, trust=trust).column[sample]
+    column = column_of(yes, medoid)
+    right, wrong = {ALIKE: (1.0 - error, error), NOT_ALIKE: (error, 1.0 - error),
+                    UNKNOWN: (1.0, 1.0)}[relation]  # fmt: skip
+    likelihood = np.where(np.arange(len(prior)) == column, right, wrong)
+    expected = prior * likelihood / (prior * likelihood).sum()
+    np.testing.assert_allclose(yes.column[sample], expected, atol=1e-6)
+
+
+def test_a_wrong_yes_between_far_groups_does_not_glue_them_and_two_noes_undo_it():
+    a, b = (np.flatnonzero(FAR.communities == c) for c in range(2))
+    wrong = [say(a[0], b[0], ALIKE)]
+    right = [say(i, j, ALIKE) for mates in (a, b) for i, j in zip(mates[:4], mates[1:5],
+                                                                  strict=True)]  # fmt: skip
+    for answers in (wrong, right + wrong):
+        groups = partition(believe(*answers, trust=SOFT))
+        assert not together(groups)[np.ix_(a[1:], b[1:])].any()
+    glued = wrong + [say(a[k], b[k], ALIKE) for k in range(1, 20)]  # again and again: it is so
+    assert together(partition(believe(*glued, trust=SOFT)))[np.ix_(a, b)].mean() > 0.9
+    quiet = believe(trust=SOFT).links.chance[0, 1]
+    one = believe(*wrong, trust=SOFT)
+    two = [say(a[k], b[k], NOT_ALIKE) for k in (1, 2)]
+    undone = believe(*wrong, *two, trust=SOFT)
+    chance = [p.links.chance[column_of(p, FAR.medoids[0]), column_of(p, FAR.medoids[1])]
+              for p in (one, undone)]  # fmt: skip
+    assert chance[1] < min(chance[0], quiet)
+    np.testing.assert_array_equal(together(partition(undone)), together(LABELS))
+
+
+def test_opposite_answers_about_one_pair_cancel():
+    a, b = (int(np.flatnonzero(FAR.communities == c)[0]) for c in range(2))
+    for relation in (ALIKE, NOT_ALIKE):
+        other = NOT_ALIKE if relation is ALIKE else ALIKE
+        answers = [say(a, b, relation)] * 4 + [say(a, b, other)]
+        found, fewer = (believe(*told, trust=Trust(0.3)) for told in (answers, answers[:3]))
+        np.testing.assert_allclose(found.column, fewer.column, atol=0.01)
+        np.testing.assert_allclose(found.links.odds, fewer.links.odds, atol=0.01)
+        one = believe(*answers[:1], trust=Trust(0.3))
+        assert np.abs(found.links.odds - one.links.odds).max() > 0.1
+
+
+def test_a_sample_nobody_is_sure_about_speaks_as_its_neighbours_do():
+    """An answer that says nothing adds a node, and no opinion."""
+    before = believe(geometry=NEAR, trust=SOFT)
+    i, j = doubtful(NEAR)
+    after = believe(say(i, j, UNKNOWN), geometry=NEAR, trust=SOFT)
+    assert i in after.nodes
+    np.testing.assert_allclose(after.column, before.column, atol=0.05)
+    heard = believe(say(i, j, ALIKE), geometry=NEAR, trust=SOFT)  # but what is said is heard
+    assert np.abs(heard.column - before.column).max() > 0.1
+
+
+def test_samples_that_all_columns_refuse_open_one_and_are_joined():
+    labels = np.where(np.isin(np.arange(N), [0, 4, 8]), 9, LABELS)  # a class nobody knows of
+    pairs = [(int(m), s) for m in FAR.medoids for s in (0, 4, 8) if m not in (0, 4, 8)]
+    found = believe(*truth(pairs, labels), *truth([(0, 4), (0, 8)], labels))
+    assert len(found.first) == len(FAR.medoids) + 1
+    assert found.column[[0, 4, 8], -2] == pytest.approx(1.0)
+    groups = partition(found)
+    assert together(groups)[np.ix_([0, 4, 8], [0, 4, 8])].all()
+    rest = np.setdiff1d(FAR.medoids, [0, 4, 8])
+    assert not together(groups)[np.ix_([0, 4, 8], rest)].any()
+    soft = believe(*truth(pairs, labels)[:2], trust=SOFT)
+    assert len(soft.first) == len(FAR.medoids)  # two doubtful noes are no new class
+
+
+def test_known_labels_are_columns_that_nothing_merges():
+    known = np.where(np.arange(N) < 40, np.arange(N) // 10, -1)  # labels across the blobs
+    answers = [say(a, b, ALIKE) for a, b in [(0, 10), (1, 11), (2, 12), (3, 25), (4, 35)]]
+    for trust in (HARD, SOFT, Trust(None)):
+        found = believe(*answers, known=known, trust=trust)
+        opened = [column_of(found, first) for first in (0, 10, 20, 30)]
+        assert len(set(opened)) == 4
+        one_hot = np.eye(found.column.shape[1])[np.repeat(opened, 10)]
+        np.testing.assert_array_equal(found.column[:40], one_hot)
+        assert len(set(found.links.cluster[opened])) == 4
+        np.testing.assert_array_equal(together(partition(found))[:40, :40], together(known[:40]))
+
+
+def test_more_known_labels_than_speak_are_all_kept(monkeypatch):
+    monkeypatch.setattr(posterior_lib, "_MOST_KNOWN", 10)
+    rng = np.random.default_rng(3)
+    known = np.where(rng.random(N) < 0.7, LABELS, -1)
+    known[:8] = rng.permutation(8) % 4  # some labels that no embedding would guess
+    found = believe(known=known)
+    assert len(found.nodes) < 10 + 3
+    mine = np.flatnonzero(known >= 0)
+    np.testing.assert_array_equal(found.column[mine].max(axis=1), 1.0)
+    groups = partition(found)
+    np.testing.assert_array_equal(together(groups[mine]), together(known[mine]))
+
+
+def answers_of(yes_error: float, no_error: float, seed: int = 0) -> tuple[list[Answer], list[bool]]:
+    """300 answers about random pairs of blobs, half of them alike, and which of them are wrong."""
+    rng = np.random.default_rng(seed)
+    answers, errors = [], []
+    for k in range(300):
+        i, j = map(int, rng.choice(N, 2, replace=False))
+        if k % 2:
+            j = int(rng.choice(np.setdiff1d(np.flatnonzero(LABELS == LABELS[i]), [i])))
+        alike = bool(LABELS[i] == LABELS[j])
+        errors.append(bool(rng.random() < (yes_error if alike else no_error)))
+        answers.append(say(i, j, ALIKE if alike != errors[-1] else NOT_ALIKE))
+    return answers, errors
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.1, 0.3])
+def test_the_estimated_error_is_near_the_truth(flip):
+    answers, errors = answers_of(flip, flip)
+    found = believe(*answers, trust=Trust(None))
+    assert found.error == pytest.approx(np.mean(errors), abs=0.02 + 0.2 * flip)
+    np.testing.assert_array_equal(together(partition(found)), together(LABELS))
+
+
+def test_errors_of_yes_and_no_are_told_apart(monkeypatch):
+    """The wrong answers are mostly those about pairs that are alike, or those about the others."""
+    seen = []
+    error_of = posterior_lib.evidence_lib.error_of
+    monkeypatch.setattr(posterior_lib.evidence_lib, "error_of",
+                        lambda table, *rest: seen.append(table) or error_of(table, *rest))  # fmt: skip
+    wrong_noes = []
+    for rates in [(0.3, 0.02), (0.02, 0.3)]:
+        believe(*answers_of(*rates)[0], trust=Trust(None))
+        table = seen.pop()[0, :, :2]
+        found = (table / table.sum(axis=1, keepdims=True))[[0, 1], [1, 0]]
+        assert found[int(np.argmax(rates))] == pytest.approx(0.3, abs=0.06)
+        wrong_noes.append(found[0])
+    assert wrong_noes[0] > 3.0 * wrong_noes[1]  # alike pairs: 0.3 and 0.02
+
+
+@pytest.mark.parametrize("trust", [HARD, SOFT, Trust(None)], ids=["hard", "soft", "unknown"])
+def test_other_ids_give_the_same_beliefs(trust):
+    new = np.random.default_rng(7).permutation(N)  # sample i is called new[i]
+    pairs = some_pairs(30)
+    oracle = NoisyOracle(LabelOracle(LABELS), 0.0 if trust is HARD else 0.1, 0)
+    answers = list(oracle([Question(i, (j,)) for i, j in pairs]))
+    renamed = [say(new[i], new[j], r, a.oracle) for a in answers for i, j, r in a.judgements]
+    moved = np.empty_like(CLOSE)
+    moved[new] = CLOSE
+    one = believe(*answers, trust=trust, geometry=NEAR)
+    other = believe(*renamed, trust=trust, geometry=Geometry(moved))
+    assert set(new[one.nodes].tolist()) == set(other.nodes.tolist())
+    np.testing.assert_array_equal(together(partition(other)[new]), together(partition(one)))
+    np.testing.assert_allclose(other.wrong[new], one.wrong, atol=2e-3)
+    np.testing.assert_allclose(other.sureness()[new], one.sureness(), atol=5e-3)
+    assert other.error == pytest.approx(one.error, abs=1e-3)
+
+
+@pytest.mark.parametrize("error_rate", [0.0, 0.1, None])
+def test_beliefs_are_a_function_of_log_and_embedding_alone(error_rate):
+    """To the bit: a sampler that took detours, one that was loaded, and one that only reads."""
+    oracle = NoisyOracle(LabelOracle(LABELS), error_rate or 0.0, 0)
+    one = Sampler(N, budget=200, error_rate=error_rate)
+    for _ in range(4):
+        one.ask(oracle, CLOSE, 12, at_once=4)
+        one.propose(CLOSE, 7)  # believes in answers that never come
+        one.partition(CLOSE)
+    loaded = Sampler(N, budget=200, error_rate=error_rate)
+    loaded.load_state_dict(one.state_dict())
     relations = Relations(N)
-    relations.add(LabelOracle(LABELS)([Question(i, (j,)) for i, j in pairs]))
-    return relations
-
-
-def regression(placed, targets):
-    """Mean at all samples, with the n x n kernel: K_L (K_LL + noise)^-1 Y."""
-    kernel = POINTS.features @ POINTS.features.T
-    noise = 0.01 + 1.0 - kernel.diagonal()
-    inner = kernel[np.ix_(placed, placed)] + np.diag(noise[placed])
-    return kernel[:, placed] @ np.linalg.solve(inner, targets)
-
-
-def test_mean_and_variance_are_those_of_the_kernel():
-    posterior = infer(POINTS, told((0, 4), (4, 8), (1, 5), (2, 6), (0, 1)))
-    placed = np.flatnonzero(posterior.placed)
-    targets = np.eye(len(posterior.names))[posterior.column[placed]]
-    np.testing.assert_allclose(posterior.mean, regression(placed, targets), atol=1e-8)
-    kernel = POINTS.features @ POINTS.features.T
-    noise = 0.01 + 1.0 - kernel.diagonal()
-    inner = np.linalg.inv(kernel[np.ix_(placed, placed)] + np.diag(noise[placed]))
-    explained = np.einsum("np,pq,nq->n", kernel[:, placed], inner, kernel[:, placed])
-    np.testing.assert_allclose(posterior.variance, 1.0 - explained, atol=1e-8)
-
-
-def test_probabilities_sum_to_one_and_are_certain_where_placed():
-    posterior = infer(POINTS, told((0, 4), (1, 5), (0, 1), (0, 2)))
-    np.testing.assert_allclose(posterior.probability.sum(axis=1), 1.0)
-    assert (posterior.probability[posterior.placed].max(axis=1) == 1.0).all()
-    assert (posterior.probability >= 0.0).all()
-
-
-@pytest.mark.parametrize("error_rate", [0.0, 0.4])
-def test_not_alike_takes_a_group_away_or_makes_it_unlikelier(error_rate):
-    yes = [(0, 4), (4, 8), (0, 12)]
-    before = infer(POINTS, told(*yes), error_rate)
-    column = int(np.searchsorted(before.names, 0))
-    loose = int(np.where(before.placed, 0.0, before.probability[:, column]).argmax())
-    relations = told(*yes)
-    wrong = LabelOracle(np.where(np.arange(N) == loose, 9, LABELS))
-    relations.add(wrong([Question(0, (loose,))]))
-    after = infer(POINTS, relations, error_rate)
-    assert after.names[column] == 0
-    if error_rate == 0.0:
-        assert after.probability[loose, column] == 0.0
-    else:
-        assert 0.0 < after.probability[loose, column] < before.probability[loose, column]
-
-
-def test_own_group_is_judged_without_the_own_place():
-    posterior = infer(POINTS, told((0, 4), (4, 8), (1, 5), (2, 6), (6, 10)))
-    samples, chance = own_group(posterior, POINTS)
-    np.testing.assert_array_equal(samples, np.flatnonzero(posterior.placed))
-    for sample, found in zip(samples, chance, strict=True):
-        rest = samples[samples != sample]
-        targets = np.eye(len(posterior.names))[posterior.column[rest]]
-        square = np.square(np.maximum(regression(rest, targets)[sample], 0.0))
-        share = square[posterior.column[sample]] / square.sum()
-        assert found == pytest.approx(0.98 * share + 0.02 / len(posterior.names), abs=1e-6)
-
-
-def test_leaks_are_shares_of_edges():
-    posterior = infer(POINTS, told((0, 4)))
-    leak = leaks(posterior, POINTS)
-    assert (leak.diagonal() == 0.0).all()
-    assert (leak >= 0.0).all()
-    assert (leak.sum(axis=1) <= 1.0).all()
-    edges = np.zeros((N, N))
-    edges[POINTS.graph.rows(), POINTS.graph.indices] = POINTS.graph.weights
-    member = posterior.probability[:, :-1]
-    between = member.T @ edges @ member
-    assert leak[0, 1] == pytest.approx(between[0, 1] / between[0].sum())
-
-
-def test_small_groups_are_likely_those_of_their_community_unless_kept_apart():
-    home = int(POINTS.medoids[0])
-    mates = np.flatnonzero((POINTS.communities == 0) & (np.arange(N) != home))[:2].tolist()
-    together = LabelOracle(np.where(np.isin(np.arange(N), mates), 0, 1))
-    relations = Relations(N)
-    relations.add(together([Question(mates[0], (mates[1],))]))
-    groups = likely_groups(POINTS, relations)
-    assert groups[mates[0]] == groups[mates[1]] == groups[home]
-    relations.add(together([Question(mates[0], (home,))]))
-    groups = likely_groups(POINTS, relations)
-    assert groups[mates[0]] == groups[mates[1]] != groups[home]
-
-
-def test_votes_weigh_as_their_error_rate_says():
-    np.testing.assert_allclose(vote_odds(np.array([-1, 0, 2]), 0.2), [0.25, 1.0, 16.0])
-    np.testing.assert_array_equal(vote_odds(np.array([-1, 0, 2]), 0.0), [0.0, 1.0, np.inf])
+    relations.add(one.answers)
+    fresh = infer(Geometry(CLOSE), relations, one.trust)
+    for sampler in (one, loaded):
+        found = infer(sampler._geometry_of(CLOSE), sampler.relations, sampler.trust)
+        for name in ("nodes", "unit", "first", "column", "cluster", "variance"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(fresh, name))
+        np.testing.assert_array_equal(found.links.chance, fresh.links.chance)
+        np.testing.assert_array_equal(found.sureness(), fresh.sureness())
+        assert found.error == fresh.error
+    assert one.propose(CLOSE, 3) == loaded.propose(CLOSE, 3)

@@ -189,3 +189,60 @@ def test_wrong_answers_do_not_spoil_the_groups(digits, error_rate):
     oracle = NoisyOracle(LabelOracle(digits[1]), 0.1, seed=0)
     (found,) = accuracies(digits, [150], oracle=oracle, sampler={"error_rate": error_rate})
     assert found > 0.85
+
+
+def test_set_questions_name_no_sample_twice_and_never_too_many():
+    for strategy in STRATEGIES:
+        for error_rate in (0.0, 0.1):
+            _, asked = run(strategy, blobs(), LABELS, 25, candidates=5, error_rate=error_rate)
+            assert asked
+            for question in asked:
+                named = [question.anchor, *question.candidates]
+                assert len(set(named)) == len(named) <= 1 + 5
+    assert max(len(q.candidates) for q in asked) > 1
+
+
+@pytest.mark.parametrize("strategy", [strategies.nearest_representative, strategies.farthest_first])
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_scans_find_all_groups_and_end(strategy, candidates):
+    labels = np.arange(40) % 4
+    z = np.random.default_rng(2).normal(size=(40, 4)) + 6.0 * np.eye(4)[labels]
+    known, asked = run(strategy, z, labels, 1000, candidates=candidates)
+    np.testing.assert_array_equal(known.relations.groups(), labels)
+    assert strategy(known, 5, np.random.default_rng(0)) == []
+    judgements = sum(len(q.candidates) for q in asked)
+    assert 36 + 6 <= judgements <= 40 * 4  # each sample joins, and all groups are seen apart
+
+
+def test_farthest_first_sees_every_group_before_it_sees_one_twice():
+    labels = np.repeat(np.arange(4), 15)
+    z = np.random.default_rng(2).normal(size=(60, 4)) + 20.0 * np.eye(4)[labels]
+    order = strategies._farthest_order(Geometry(z))
+    assert sorted(labels[order[:4]]) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(np.sort(order), np.arange(60))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_where_answers_may_be_wrong_no_pair_is_asked_twice(strategy):
+    """A new pair has an error of its own: an oracle that repeats its errors does no harm."""
+    oracle = NoisyOracle(LabelOracle(LABELS), 0.1, seed=0)
+    sampler = Sampler(60, budget=60, error_rate=0.1, strategy=strategy)
+    sampler.ask(oracle, blobs(), 60)
+    pairs = [frozenset(p[:2]) for answer in sampler.answers for p in answer.judgements]
+    assert len(pairs) > 30
+    assert len(set(pairs)) == len(pairs)
+
+
+@pytest.mark.slow
+def test_batches_of_twenty_cost_at_most_a_quarter_more_answers():
+    labels = np.arange(400) % 8
+    z = np.random.default_rng(3).normal(size=(400, 8)) + 3.0 * np.eye(8)[labels]
+
+    def needed(at_once: int) -> int:
+        """Answers until 97 % of the samples are right."""
+        sampler = Sampler(400, budget=400)
+        while accuracy(sampler.partition(z).groups, labels) < 0.97:
+            assert sampler.ask(LabelOracle(labels), z, 20, at_once=at_once)
+        return sampler.spent
+
+    assert needed(20) <= 1.25 * needed(1) + 20  # both are read every 20 answers

@@ -130,7 +130,8 @@ def _as_piece(
     odds = _PIECE * (0.25 + 4.0 * pieces) * (size / (np.median(size) + _TINY) + 0.02) ** -2.0
     whole = share * np.exp(np.minimum(heard, 0.0))  # what answers have left of each share
     chance = odds[:, None] * whole / (1.0 + odds * whole.sum(axis=1))[:, None]
-    return np.where(size[:, None] <= size, chance, chance.T)
+    of_smaller = np.where(size[:, None] <= size, chance, 0.0)
+    return np.maximum(of_smaller, of_smaller.T)
 
 
 def _distribution(score: np.ndarray) -> np.ndarray:

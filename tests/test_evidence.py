@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from pal_jax.active import evidence
+from pal_jax.active.evidence import Evidence, Trust, error_of, rates, weigh
+from pal_jax.active.questions import Answer, Question, Relation
+from pal_jax.active.relations import Judgements, Relations
+
+ALIKE, NOT_ALIKE, UNKNOWN = Relation.ALIKE, Relation.NOT_ALIKE, Relation.UNKNOWN
+# prior counts of right, wrong and not sure: read where they stand, so that they may change
+RIGHT, WRONG = evidence._RIGHT, evidence._WRONG
+
+
+def heard(*said: tuple[int, int, Relation, str]) -> Judgements:
+    relations = Relations(10)
+    relations.add([Answer(Question(i, (j,)), (relation,), oracle)
+                   for i, j, relation, oracle in said])  # fmt: skip
+    return relations.judgements()
+
+
+MIXED = heard(
+    (0, 1, ALIKE, "ann"), (2, 3, NOT_ALIKE, "bob"), (4, 5, UNKNOWN, "ann"), (0, 6, NOT_ALIKE, "ann")
+)  # fmt: skip
+
+
+def test_a_given_rate_is_that_of_both_errors_and_not_sure_says_nothing():
+    table = rates(MIXED, Trust(0.2))
+    np.testing.assert_allclose(table, [[[0.8, 0.2, 1.0], [0.2, 0.8, 1.0]]] * 2)
+    weight = weigh(MIXED, table).weight
+    np.testing.assert_allclose(weight, [np.log(4), -np.log(4), 0.0, -np.log(4)])
+
+
+def test_an_oracle_that_is_never_wrong_still_has_a_finite_weight():
+    weight = weigh(MIXED, rates(MIXED, Trust(0.0))).weight
+    assert np.isfinite(weight).all()
+    assert weight[0] > 10.0
+    assert weight[2] == 0.0
+
+
+def test_estimated_rates_are_the_mean_of_a_dirichlet():
+    alike = np.array([0.9, 0.5, 0.25, 0.0])
+    ann, bob = rates(MIXED, Trust(None), alike)
+    yes = np.array([RIGHT + 0.9, WRONG + 0.0, WRONG + 0.25])  # of pairs that are alike
+    no = np.array([WRONG + 0.1, RIGHT + 1.0, WRONG + 0.75])
+    np.testing.assert_allclose(ann, [yes / yes.sum(), no / no.sum()])
+    yes, no = np.array([RIGHT, WRONG + 0.5, WRONG]), np.array([WRONG, RIGHT + 0.5, WRONG])
+    np.testing.assert_allclose(bob, [yes / yes.sum(), no / no.sum()])
+    assert ann[0, 2] < ann[1, 2]  # it is unsure of what differs: evidence
+
+
+def test_before_anything_is_known_of_an_oracle_the_prior_counts():
+    total = RIGHT + 2 * WRONG
+    prior = np.array([[RIGHT, WRONG, WRONG], [WRONG, RIGHT, WRONG]]) / total
+    np.testing.assert_allclose(rates(MIXED, Trust(None)), [prior, prior])
+    assert rates(heard(), Trust(None)).shape == (0, 2, 3)
+    assert weigh(heard(), rates(heard(), Trust(None))).weight.shape == (0,)
+
+
+def test_an_oracle_with_a_name_is_trusted_by_it():
+    trust = Trust(0.1, {"bob": 0.3, "eve": None})
+    assert [trust.of(name) for name in ("ann", "bob", "eve")] == [0.1, 0.3, None]
+    table = rates(MIXED, trust)
+    np.testing.assert_allclose(table[:, 0, 0], [0.9, 0.7])
+    mixed = rates(MIXED, Trust(0.1, {"bob": None}), np.full(4, 0.5))
+    np.testing.assert_allclose(mixed[0, 0, 0], 0.9)
+    assert mixed[1].sum() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("trust", "said", "hard"),
+    [
+        (Trust(0.0), heard(), True),
+        (Trust(0.1), heard(), False),
+        (Trust(None), heard(), False),
+        (Trust(0.0), MIXED, True),
+        (Trust(0.0, {"bob": 0.1}), MIXED, False),
+        (Trust(0.0, {"eve": 0.1}), MIXED, True),  # she has said nothing
+        (Trust(0.1, {"ann": 0.0, "bob": 0.0}), MIXED, True),  # nobody else has said anything
+        (Trust(None, {"ann": 0.0}), MIXED, False),
+    ],
+)
+def test_answers_are_proof_only_if_nobody_who_gave_one_is_ever_wrong(trust, said, hard):
+    assert trust.is_hard(said) is hard
+
+
+def test_about_units_drops_what_is_about_one_or_none():
+    some = Evidence(np.array([0, 1, 2, 3]), np.array([1, 2, 3, 0]),
+                    np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.1, 0.2, 0.3, 0.4]))  # fmt: skip
+    of = some.about(np.array([5, 5, 7, -1]))  # 0 and 1 are one unit, 3 is none
+    np.testing.assert_array_equal([of.first, of.second], [[5], [7]])
+    np.testing.assert_array_equal([of.if_alike, of.if_apart], [[0.8], [0.2]])
+
+
+def test_the_error_is_that_of_the_oracle_heard_last():
+    table = np.array([[[0.8, 0.1, 0.1], [0.2, 0.6, 0.2]], [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]])
+    expected = (0.1 / 0.9 + 0.2 / 0.8) / 2  # ann, among her answers that are not "not sure"
+    assert error_of(table, MIXED, Trust(None)) == pytest.approx(expected)
+    assert error_of(table, MIXED, Trust(None, {"ann": 0.0})) == 0.0
+    given = Trust(0.3, {"bob": 0.1})
+    assert error_of(rates(MIXED, given), MIXED, given) == pytest.approx(0.3)
+
+
+def test_before_the_first_answer_the_error_is_what_is_expected():
+    table = np.empty((0, 2, 3))
+    assert error_of(table, heard(), Trust(0.2)) == 0.2
+    assert error_of(table, heard(), Trust(None)) == pytest.approx(WRONG / (WRONG + RIGHT))

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+
+from pal_jax.active.field import NOISE, Field
+
+N = 150
+NODES = np.random.default_rng(1).permutation(N)[:40].tolist()
+
+
+def random_kernel(n: int, rank: int = 12, seed: int = 0) -> np.ndarray:
+    """[n, n] float64, positive semi-definite, 1 on the diagonal."""
+    x = np.random.default_rng(seed).normal(size=(n, rank))
+    k = x @ x.T + 0.5 * np.eye(n)
+    scale = 1.0 / np.sqrt(k.diagonal())
+    return scale[:, None] * k * scale
+
+
+K = random_kernel(N)
+
+
+def field(nodes=(), kernel=K) -> Field:
+    single = kernel.astype(np.float32)
+    out = Field(lambda rows, columns: single[rows][:, columns].copy(), len(kernel))
+    out.move_to(nodes)
+    return out
+
+
+def labels_of(nodes, columns: int = 3) -> np.ndarray:
+    return np.random.default_rng(len(nodes)).normal(size=(len(nodes), columns))
+
+
+def regression(nodes, labels, kernel=K):
+    """Mean [n, C] and covariance [n, n] of the function: the formulas of a textbook."""
+    inner = np.linalg.inv(kernel[np.ix_(nodes, nodes)] + NOISE * np.eye(len(nodes)))
+    cross = kernel[:, nodes]
+    return cross @ inner @ labels, kernel - cross @ inner @ cross.T
+
+
+def numbers(of: Field) -> list[np.ndarray]:
+    """All that a field says."""
+    labels = labels_of(of.nodes)
+    some = np.arange(0, N, 7)
+    return [
+        of.mean(labels), of.left_out(labels), of.left_out_variance(), of.variance,
+        of.covariance(some, some),
+    ]  # fmt: skip
+
+
+def test_mean_variance_and_covariance_are_those_of_the_textbook():
+    one, labels = field(NODES), labels_of(NODES)
+    mean, covariance = regression(NODES, labels)
+    np.testing.assert_allclose(one.mean(labels), mean, atol=1e-3)
+    np.testing.assert_allclose(one.variance, covariance.diagonal(), atol=1e-4)
+    rows, columns = np.array([3, NODES[0], 77]), np.array([NODES[1], 5, 3, 140])
+    found = one.covariance(rows, columns)
+    np.testing.assert_allclose(found, covariance[np.ix_(rows, columns)], atol=1e-4)
+
+
+def test_left_out_is_the_regression_without_that_node():
+    one, labels = field(NODES), labels_of(NODES)
+    for k, node in enumerate(NODES):
+        rest = [other for other in NODES if other != node]
+        mean, covariance = regression(rest, np.delete(labels, k, axis=0))
+        np.testing.assert_allclose(one.left_out(labels)[k], mean[node], atol=1e-3)
+        assert one.left_out_variance()[k] == pytest.approx(covariance[node, node], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        [NODES[:10], NODES[:25], NODES],  # grows
+        [NODES + [n for n in range(N) if n not in NODES], NODES],  # is cut, past its first memory
+        [NODES[:20] + NODES[:19:-1], NODES],  # turns off half-way
+        [NODES[::-1], NODES],  # shares nothing
+        [NODES, NODES],
+        [NODES, [], NODES],
+    ],
+)
+def test_what_it_says_does_not_depend_on_how_it_got_there(way):
+    one = field()
+    for nodes in way:
+        one.move_to(nodes)
+    assert one.nodes == NODES
+    for found, expected in zip(numbers(one), numbers(field(NODES)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_it_grows_past_its_first_memory():
+    nodes = list(range(0, N - 1))
+    one = field()
+    for count in range(0, len(nodes) + 1, 13):
+        one.move_to(nodes[:count])
+    one.move_to(nodes)
+    labels = labels_of(nodes)
+    mean, covariance = regression(nodes, labels)
+    np.testing.assert_allclose(one.mean(labels), mean, atol=1e-2)
+    np.testing.assert_allclose(one.variance, covariance.diagonal(), atol=1e-3)
+
+
+def test_without_nodes_nothing_is_known():
+    one = field()
+    assert (one.mean(np.empty((0, 2))) == 0.0).all()
+    assert one.mean(np.empty((0, 2))).shape == (N, 2)
+    assert (one.variance == 1.0).all()
+    assert one.left_out(np.empty((0, 2))).shape == (0, 2)
+    np.testing.assert_array_equal(one.covariance(np.arange(3), np.arange(4)),
+                                  K.astype(np.float32)[:3, :4])  # fmt: skip
+
+
+def test_exact_copies_as_nodes_stay_finite_and_variances_stay_in_their_bounds():
+    kernel = np.ones((6, 6))
+    one = field(range(6), kernel)
+    np.testing.assert_allclose(one.mean(np.ones((6, 1))), 6.0 / (6.0 + NOISE), rtol=1e-4)
+    for variance in (one.variance, one.left_out_variance()):
+        assert (variance >= 0.0).all()
+        assert (variance < 0.01).all()
