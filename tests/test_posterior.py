@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -82,9 +84,9 @@ def test_without_answers_each_community_is_a_column():
 
 def test_what_is_proven_is_certain():
     medoid = int(FAR.medoids[0])
-    mates = np.flatnonzero(LABELS == LABELS[medoid])
+    mates = np.flatnonzero(LABELS[medoid] == LABELS)
     mates = mates[mates != medoid][:3]
-    other = int(np.flatnonzero(LABELS != LABELS[medoid])[0])
+    other = int(np.flatnonzero(LABELS[medoid] != LABELS)[0])
     chain = [say(medoid, mates[0], ALIKE), say(mates[1], mates[2], ALIKE),
              say(mates[0], mates[1], ALIKE), say(mates[2], other, ALIKE)]  # fmt: skip
     found = believe(*chain)
@@ -136,8 +138,7 @@ def test_an_answer_multiplies_the_odds_by_its_likelihood_ratio(error, relation, 
 def test_a_wrong_yes_between_far_groups_does_not_glue_them_and_two_noes_undo_it():
     a, b = (np.flatnonzero(FAR.communities == c) for c in range(2))
     wrong = [say(a[0], b[0], ALIKE)]
-    right = [say(i, j, ALIKE) for mates in (a, b) for i, j in zip(mates[:4], mates[1:5],
-                                                                  strict=True)]  # fmt: skip
+    right = [say(i, j, ALIKE) for mates in (a[:5], b[:5]) for i, j in itertools.pairwise(mates)]
     for answers in (wrong, right + wrong):
         groups = partition(believe(*answers, trust=SOFT))
         assert not together(groups)[np.ix_(a[1:], b[1:])].any()
@@ -223,7 +224,7 @@ def answers_of(yes_error: float, no_error: float, seed: int = 0) -> tuple[list[A
     for k in range(300):
         i, j = map(int, rng.choice(N, 2, replace=False))
         if k % 2:
-            j = int(rng.choice(np.setdiff1d(np.flatnonzero(LABELS == LABELS[i]), [i])))
+            j = int(rng.choice(np.setdiff1d(np.flatnonzero(LABELS[i] == LABELS), [i])))
         alike = bool(LABELS[i] == LABELS[j])
         errors.append(bool(rng.random() < (yes_error if alike else no_error)))
         answers.append(say(i, j, ALIKE if alike != errors[-1] else NOT_ALIKE))
@@ -242,8 +243,12 @@ def test_errors_of_yes_and_no_are_told_apart(monkeypatch):
     """The wrong answers are mostly those about pairs that are alike, or those about the others."""
     seen = []
     error_of = posterior_lib.evidence_lib.error_of
-    monkeypatch.setattr(posterior_lib.evidence_lib, "error_of",
-                        lambda table, *rest: seen.append(table) or error_of(table, *rest))  # fmt: skip
+
+    def keep(table, *rest):
+        seen.append(table)
+        return error_of(table, *rest)
+
+    monkeypatch.setattr(posterior_lib.evidence_lib, "error_of", keep)
     wrong_noes = []
     for rates in [(0.3, 0.02), (0.02, 0.3)]:
         believe(*answers_of(*rates)[0], trust=Trust(None))

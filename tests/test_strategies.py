@@ -235,12 +235,12 @@ def test_where_answers_may_be_wrong_no_pair_is_asked_twice(strategy):
 
 @pytest.mark.slow
 def test_batches_of_twenty_cost_at_most_a_quarter_more_answers():
-    labels = np.arange(400) % 8
-    z = np.random.default_rng(3).normal(size=(400, 8)) + 3.0 * np.eye(8)[labels]
+    labels = np.arange(240) % 6
+    z = np.random.default_rng(3).normal(size=(240, 6)) + 3.0 * np.eye(6)[labels]
 
     def needed(at_once: int) -> int:
         """Answers until 97 % of the samples are right."""
-        sampler = Sampler(400, budget=400)
+        sampler = Sampler(240, budget=240)
         while accuracy(sampler.partition(z).groups, labels) < 0.97:
             assert sampler.ask(LabelOracle(labels), z, 20, at_once=at_once)
         return sampler.spent
