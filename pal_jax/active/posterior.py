@@ -21,6 +21,7 @@ _DOUBT, _DOUBTED, _DOUBT_STIFFNESS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.6), 0.05, 0.5
 _SURPRISE = 0.02  # share of probability that no geometry takes away
 _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample is asked about
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
+_ESTIMATES = 2  # of the rates of oracles, each from beliefs under the last
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
 _UNLIKELY = 0.05  # chance up to which a bound takes it that something is not so
@@ -140,7 +141,8 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
         return said, belief, column, _link(geometry, belief, column, heard, said, base, apart)
 
     said, belief, column, links = believe(table)
-    if any(trust.of(oracle) is None for oracle in judgements.oracles):
+    estimated = any(trust.of(oracle) is None for oracle in judgements.oracles)
+    for _ in range(_ESTIMATES if estimated else 0):
         alike = _alike_without(said, at_unit, belief, links)
         table = evidence_lib.rates(judgements, trust, alike)
         said, belief, column, links = believe(table)
