@@ -2,9 +2,9 @@ r"""PAL on scikit-learn's digits: groups 1,797 images by asking yes/no questions
 
 python main.py --config=configs/pal_active.py
 
-Measured, seeds 0, 1, 2 (--config.seed), 34 s on two idle CPU cores: partition accuracy 0.9955,
-0.9961, 0.9983, mean 0.9966; kNN accuracy, one left out, 0.9889, 0.9894, 0.9922; linear probe
-0.9950, 0.9950, 0.9955.
+Measured, seed 0, 64 s on two CPU cores that other jobs shared: partition accuracy 0.9900 after 120
+answers, 0.9989 after 240, 0.9994 in 10 groups after 400; kNN accuracy, one left out, 0.9939; linear
+probe 0.9978.
 """
 
 from configs import default

@@ -257,6 +257,7 @@ def plan(**changes):
         "batch_size": 16,
         "judgements": 5,
         "budget": 8,
+        "stop": 0.0,
         "at_once": 2,
         "log_every": 1,
         "save_every": 3,
@@ -268,6 +269,20 @@ def buy(sampler, embeddings, plan, asked=None, stop=lambda: False):
     asked = [] if asked is None else asked
     oracle = LabelOracle(LABELS)
     train.buy_round(sampler, oracle, embeddings, plan, asked=asked.append, stop=stop)
+
+
+def test_asking_ends_once_the_bound_is_high_enough():
+    z = np.eye(4)[LABELS] * 20 + np.random.default_rng(0).normal(size=(len(LABELS), 4))
+    sampler = Sampler(len(LABELS), budget=1_000)
+    enough = plan(judgements=60, budget=1_000, stop=0.9)
+    spent = []
+    for _ in range(6):
+        buy(sampler, z, enough)
+        spent.append(sampler.spent)
+    assert spent[-1] == spent[-2] < 200  # the later rounds bought nothing
+    audit = sampler.audit(LabelOracle(LABELS), z, 0)
+    assert audit is not None
+    assert audit.estimated_accuracy_low >= 0.9
 
 
 def fit(hooks, *, asked=None, learning_rate=0.05, wrap=lambda step: step, **changes):

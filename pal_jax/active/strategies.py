@@ -182,7 +182,8 @@ def _best(knowledge: Knowledge, posterior: Posterior) -> _Idea | None:
         mine = np.flatnonzero(home == column)
         chosen = _take(pairs[column], gains[mine], shared[np.ix_(mine, mine)], most)
         worth = sum(gain for gain, _, _ in chosen) / (_SCREEN + _LOOK * len(chosen))
-        if chosen and worth > value:
+        # Of two groups either could be the anchor: the first, whatever the last digits say.
+        if chosen and worth > value * (1.0 + 1e-6):
             best, value = (column, [(kind, mine[i] if kind else i) for _, kind, i in chosen]), worth
     if best is None:
         return None
