@@ -37,7 +37,8 @@ def truth(pairs, labels=LABELS) -> list[Answer]:
 
 def some_pairs(count: int, seed: int = 0, n: int = N) -> list[tuple[int, int]]:
     rng = np.random.default_rng(seed)
-    return [tuple(map(int, rng.choice(n, 2, replace=False))) for _ in range(count)]
+    chosen = [rng.choice(n, 2, replace=False) for _ in range(count)]
+    return [(int(i), int(j)) for i, j in chosen]
 
 
 def unit_of(posterior: Posterior, sample: int) -> int:
@@ -186,7 +187,7 @@ def test_samples_that_all_columns_refuse_open_one_and_are_joined():
     groups = partition(found)
     assert together(groups)[np.ix_([0, 4, 8], [0, 4, 8])].all()
     rest = np.setdiff1d(FAR.medoids, [0, 4, 8])
-    assert not together(groups)[np.ix_([0, 4, 8], rest)].any()
+    assert not together(groups)[[0, 4, 8]][:, rest].any()
     soft = believe(*truth(pairs, labels)[:2], trust=SOFT)
     assert len(soft.first) == len(FAR.medoids)  # two doubtful noes are no new class
 

@@ -192,6 +192,7 @@ def test_wrong_answers_do_not_spoil_the_groups(digits, error_rate):
 
 
 def test_set_questions_name_no_sample_twice_and_never_too_many():
+    asked: list[Question] = []
     for strategy in STRATEGIES:
         for error_rate in (0.0, 0.1):
             _, asked = run(strategy, blobs(), LABELS, 25, candidates=5, error_rate=error_rate)
