@@ -97,12 +97,43 @@ def infer_links(
     prior = features(geometry, member, size) @ weights
     np.fill_diagonal(prior, NEVER)
     odds = np.clip(prior + heard, NEVER, -NEVER)
+    cluster = _contract(prior, heard, size)
+    joined = _joined_chance(odds, cluster)
+    told = _told_of_clusters(heard, cluster, joined)
     pieces = max(founded - count, 0) + _joined(heard, size)
-    chance = np.maximum(
-        sigmoid(odds), _as_piece(geometry, member, size, heard, pieces / max(founded, 1))
-    )
+    whole = np.bincount(cluster, size)[cluster]
+    piece = _as_piece(geometry, member, size, whole, told, pieces / max(founded, 1))
+    chance = np.maximum(sigmoid(prior + told), piece)
+    chance = np.where(cluster[:, None] == cluster, joined, chance)
     np.fill_diagonal(chance, 0.0)
-    return Links(chance, odds, _contract(prior, heard, size))
+    return Links(chance, odds, cluster)
+
+
+def _joined_chance(odds: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """[C, C] chance that two groups of one cluster are one class, by the surest chain of groups.
+
+    1 on the diagonal, 0 between clusters.
+    """
+    chance = np.where(cluster[:, None] == cluster, sigmoid(odds), 0.0)
+    np.fill_diagonal(chance, 1.0)
+    for middle in range(len(chance)):
+        np.maximum(chance, chance[:, middle, None] * chance[middle], out=chance)
+    return chance
+
+
+def _told_of_clusters(heard: np.ndarray, cluster: np.ndarray, joined: np.ndarray) -> np.ndarray:
+    """[C, C] what answers say of two groups, those about the rest of their clusters included.
+
+    These count only as far as both groups are rightly in their clusters.
+    """
+    one = np.eye(cluster.max() + 1)[cluster]
+    between = (one.T @ heard @ one)[cluster][:, cluster]
+    size_of = np.bincount(cluster)[cluster] > 1
+    others = np.where(joined < 1.0, joined, 0.0).max(axis=1, initial=0.0)
+    right = np.where(size_of, others, 1.0)
+    right = right[:, None] * right
+    rest = np.clip(between - heard, NEVER, -NEVER)
+    return np.clip(heard + np.log(right * np.exp(rest) + 1.0 - right), NEVER, -NEVER)
 
 
 def _joined(heard: np.ndarray, size: np.ndarray) -> int:
@@ -112,12 +143,20 @@ def _joined(heard: np.ndarray, size: np.ndarray) -> int:
 
 
 def _as_piece(
-    geometry: Geometry, member: np.ndarray, size: np.ndarray, heard: np.ndarray, pieces: float
+    geometry: Geometry,
+    member: np.ndarray,
+    size: np.ndarray,
+    whole: np.ndarray,
+    heard: np.ndarray,
+    pieces: float,
 ) -> np.ndarray:
     """[C, C] chance that the smaller is a piece of the larger, shared out by where its edges lead.
 
-    However far apart two groups look, a small one among large ones may be a piece of any; the
-    more so, the larger the share of the first groups that have been found to be `pieces`.
+    However far apart two groups look, one of a small cluster among large ones may be a piece of
+    any; the more so, the larger the share of the first groups that have been found to be `pieces`.
+
+    Args:
+        whole: [C] size of the cluster of each group.
     """
     count = len(size)
     if count < 2:
@@ -127,9 +166,9 @@ def _as_piece(
     views = [leak, *geometry.likeness(member, count)]
     share = np.sqrt(np.prod([_distribution(view) + 0.02 for view in views], axis=0))
     share = _distribution(share)
-    odds = _PIECE * (0.25 + 4.0 * pieces) * (size / (np.median(size) + _TINY) + 0.02) ** -2.0
-    whole = share * np.exp(np.minimum(heard, 0.0))  # what answers have left of each share
-    chance = odds[:, None] * whole / (1.0 + odds * whole.sum(axis=1))[:, None]
+    odds = _PIECE * (0.25 + 4.0 * pieces) * (whole / (np.median(whole) + _TINY) + 0.02) ** -2.0
+    left = share * np.exp(np.minimum(heard, 0.0))  # what answers have left of each share
+    chance = odds[:, None] * left / (1.0 + odds * left.sum(axis=1))[:, None]
     of_smaller = np.where(size[:, None] <= size, chance, 0.0)
     return np.maximum(of_smaller, of_smaller.T)
 
