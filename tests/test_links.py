@@ -126,9 +126,9 @@ def test_answers_between_groups_decide():
     np.testing.assert_allclose(yes.odds - quiet.odds, between(2, 4, 20.0), atol=1e-9)
 
 
-def piece(heard=QUIET, member=LABELS, pieces=0.0):
+def piece(heard=QUIET, member=LABELS, pieces=0.0, whole=None):
     size = np.bincount(member).astype(float)
-    return links._as_piece(POINTS, member, size, heard, pieces)
+    return links._as_piece(POINTS, member, size, size if whole is None else whole, heard, pieces)
 
 
 def with_a_small_group() -> np.ndarray:
@@ -146,6 +146,32 @@ def test_a_small_group_is_likelier_a_piece_than_a_large_one():
     whole = infer(member=member, size=np.bincount(member).astype(float)).chance
     assert (whole >= chance - 1e-12).all()
     assert whole[5].sum() > 2.0 * whole[:4, :4].sum(axis=1).max()
+
+
+def test_a_small_group_of_a_large_cluster_is_less_likely_a_piece():
+    member = with_a_small_group()
+    whole = np.bincount(member).astype(float)
+    whole[5] = 30.0
+    assert piece(member=member, whole=whole)[5].sum() < 0.2 * piece(member=member)[5].sum()
+
+
+def test_what_answers_say_of_two_clusters_counts_for_all_their_groups():
+    """Groups 0 and 1 are one class; 1 is kept from 2, which was never compared with 0."""
+    joined = between(0, 1, 8.0)
+    quiet, told = infer(joined), infer(joined + between(1, 2, -8.0))
+    assert told.chance[0, 2] < 0.1 * quiet.chance[0, 2]
+    doubtful = infer(between(0, 1, 2.5) + between(1, 2, -8.0))
+    assert told.chance[0, 2] < doubtful.chance[0, 2] <= quiet.chance[0, 2]
+    np.testing.assert_allclose(told.odds[0, 2], quiet.odds[0, 2])  # by looks and answers alone
+
+
+def test_a_chain_of_answers_is_as_sure_as_all_its_links():
+    heard = between(0, 1, 8.0) + between(1, 2, 8.0)
+    found = infer(heard)
+    first, second = (1.0 / (1.0 + np.exp(-found.odds[a, a + 1])) for a in (0, 1))
+    assert found.cluster[0] == found.cluster[2]
+    assert found.odds[0, 2] < 0.0
+    np.testing.assert_allclose(found.chance[0, 2], first * second)
 
 
 def test_a_small_group_that_is_kept_from_one_is_likelier_of_another():

@@ -107,40 +107,107 @@ def most_informative(knowledge: Knowledge, count: int, rng: np.random.Generator)
     Either a sample against its most probable group, or two groups that may be one: whichever
     puts more samples right, in the mean over the answers. Each "not sure" halves what asking the
     like of it again is worth. With M candidates a question is an anchor and all that is worth
-    comparing with it, as many as make most of a person's time. Questions of one call are chosen
-    one after the other, each as if those before had got their most probable answers. `rng` is
-    not needed.
+    comparing with it, as many as make most of a person's time. Questions of one call do not ask
+    what those before them are expected to settle. `rng` is not needed.
     """
     del rng
-    return _one_by_one(knowledge, count, _best)
+    return [idea.question for idea in _together(knowledge, count)]
 
 
 def expected_sureness(knowledge: Knowledge, count: int) -> tuple[float, float]:
     """Mean probability of the partition now, and after `count` more answers as expected."""
     relations = copy.deepcopy(knowledge.relations)
-    believing = dataclasses.replace(knowledge, relations=relations)
-    posterior = infer(knowledge.geometry, relations, knowledge.trust)
-    before = float(posterior.sureness().mean())
-    for _ in range(count):
-        idea = _best(believing, posterior)
-        if idea is None:
-            break
-        relations.add([Answer(idea.question, idea.believed, _oracle(knowledge))])
-        posterior = infer(knowledge.geometry, relations, knowledge.trust)
-    return before, float(posterior.sureness().mean())
+    before = infer(knowledge.geometry, relations, knowledge.trust)
+    oracle = _oracle(knowledge)
+    ideas = _together(knowledge, count)
+    relations.add(Answer(idea.question, idea.believed, oracle) for idea in ideas)
+    after = infer(knowledge.geometry, relations, knowledge.trust)
+    return float(before.sureness().mean()), float(after.sureness().mean())
 
 
 @dataclasses.dataclass(frozen=True)
 class _Idea:
-    """A question and its most probable answer."""
+    """A question, its most probable answer, and which of its candidates speak for a group."""
 
     question: Question
     believed: tuple[Relation, ...]
+    groups: tuple[bool, ...]
+
+
+@dataclasses.dataclass
+class _Gains:
+    """What is worth asking: samples put right by each answer, less with each that is taken.
+
+    Args:
+        pairs: [C, C] by knowing whether two columns are one class.
+        samples: [T] uncertain samples.
+        points: [T] by comparing each with its most probable column.
+        home: [T] that column.
+        shared: [T, T] how much two of them tell the same, in [0, 1].
+    """
+
+    pairs: np.ndarray
+    samples: np.ndarray
+    points: np.ndarray
+    home: np.ndarray
+    shared: np.ndarray
+
+    def take(self, column: int, chosen: list[tuple[bool, int]]) -> None:
+        """(is a sample, index) of what is asked about a column: not again, nor what tells the
+        same."""
+        for is_point, i in chosen:
+            if is_point:
+                self.points = self.points * (1.0 - self.shared[i])
+                self.points[i] = 0.0
+            else:
+                self.pairs[column, i] = self.pairs[i, column] = 0.0
+
+
+def _together(knowledge: Knowledge, count: int) -> list[_Idea]:
+    """What is worth asking before the next answer is known.
+
+    Once two groups are to be compared the rest is chosen as if they had turned out as believed:
+    the other comparisons follow from that. Samples are not believed: what one answer tells of
+    other samples is taken off their gain, and none but those compared so far becomes surer.
+    """
+    relations, believing = knowledge.relations, knowledge
+    ideas: list[_Idea] = []
+    seen: set[frozenset[int]] = set()
+    asked: list[int] = []  # the samples among them
+    while len(ideas) < count:
+        posterior = infer(knowledge.geometry, relations, knowledge.trust)
+        gains = _all_gains(believing, posterior, asked, max(_OPEN, 2 * count))
+        told: list[Answer] = []
+        while len(ideas) < count and not told:
+            idea = _best(believing, posterior, gains, seen)
+            if idea is None:
+                return ideas
+            ideas.append(idea)
+            anchor, candidates = idea.question.anchor, idea.question.candidates
+            seen |= {frozenset((anchor, candidate)) for candidate in candidates}
+            asked += [c for c, group in zip(candidates, idea.groups, strict=True) if not group]
+            told += _about_groups(idea, _oracle(knowledge))
+        if len(ideas) < count:
+            if relations is knowledge.relations:
+                relations = copy.deepcopy(relations)
+                believing = dataclasses.replace(knowledge, relations=relations)
+            relations.add(told)
+    return ideas
+
+
+def _about_groups(idea: _Idea, oracle: str) -> list[Answer]:
+    """The part of its believed answer that compares groups, if there is one."""
+    keep = [i for i, group in enumerate(idea.groups) if group]
+    if not keep:
+        return []
+    question = Question(idea.question.anchor, tuple(idea.question.candidates[i] for i in keep))
+    return [Answer(question, tuple(idea.believed[i] for i in keep), oracle)]
 
 
 def _one_by_one(
     knowledge: Knowledge, count: int, find: Callable[[Knowledge, Posterior], _Idea | None]
 ) -> list[Question]:
+    """Each question as if those before had got their most probable answers."""
     relations = copy.deepcopy(knowledge.relations) if count > 1 else knowledge.relations
     questions: list[Question] = []
     while len(questions) < count:
@@ -168,26 +235,57 @@ def _uncertain(knowledge: Knowledge, posterior: Posterior) -> _Idea | None:
         return None
     column = int(posterior.column[best, :-1].argmax())
     anchor = _anchor(knowledge, posterior, column, np.array([best]))
-    return None if anchor is None else _Idea(Question(anchor, (best,)), (Relation.ALIKE,))
+    return None if anchor is None else _Idea(Question(anchor, (best,)), (Relation.ALIKE,), (False,))
 
 
-def _best(knowledge: Knowledge, posterior: Posterior) -> _Idea | None:
-    """The column to ask about and what to compare with it, by expected gain a second."""
+def _all_gains(knowledge: Knowledge, posterior: Posterior, asked: list[int], most: int) -> _Gains:
+    """Of all questions, when samples `asked` will be answered anyway; at most so many samples."""
     pairs = _pair_gains(knowledge, posterior)
-    samples, gains, home, shared = _point_gains(knowledge, posterior)
-    gains = _POINT * gains
-    most = knowledge.candidates
-    best, value = None, 0.0
-    for column in range(len(pairs)):
-        mine = np.flatnonzero(home == column)
-        chosen = _take(pairs[column], gains[mine], shared[np.ix_(mine, mine)], most)
-        worth = sum(gain for gain, _, _ in chosen) / (_SCREEN + _LOOK * len(chosen))
-        # Of two groups either could be the anchor: the first, whatever the last digits say.
-        if chosen and worth > value * (1.0 + 1e-6):
-            best, value = (column, [(kind, mine[i] if kind else i) for _, kind, i in chosen]), worth
-    if best is None:
+    samples, points, home, shared = _point_gains(knowledge, posterior, most)
+    gains = _Gains(pairs, samples, _POINT * points, home, shared)
+    if asked:
+        told = _shared(posterior, np.array(asked), samples)
+        gains.points *= np.prod(1.0 - told, axis=0) * ~np.isin(samples, asked)
+    return gains
+
+
+def _best(
+    knowledge: Knowledge, posterior: Posterior, gains: _Gains, seen: set[frozenset[int]]
+) -> _Idea | None:
+    """The column to ask about and what to compare with it, by expected gain a second.
+
+    What is found is taken out of `gains`; no pair in `seen` is asked again.
+    """
+    while True:
+        best, value = None, 0.0
+        for column in range(len(gains.pairs)):
+            mine = np.flatnonzero(gains.home == column)
+            shared = gains.shared[np.ix_(mine, mine)]
+            chosen = _take(gains.pairs[column], gains.points[mine], shared, knowledge.candidates)
+            worth = sum(gain for gain, _, _ in chosen) / (_SCREEN + _LOOK * len(chosen))
+            # Of two groups either could be the anchor: the first, whatever the last digits say.
+            if chosen and worth > value * (1.0 + 1e-6):
+                value = worth
+                best = column, [(kind, int(mine[i]) if kind else i) for _, kind, i in chosen]
+        if best is None:
+            return None
+        gains.take(*best)
+        idea = _ask(knowledge, posterior, *best, gains.samples)
+        if idea := idea and _unseen(idea, seen):
+            return idea
+
+
+def _unseen(idea: _Idea, seen: set[frozenset[int]]) -> _Idea | None:
+    """The idea without candidates whose pair is in `seen`."""
+    anchor, candidates = idea.question.anchor, idea.question.candidates
+    keep = [i for i, c in enumerate(candidates) if frozenset((anchor, c)) not in seen]
+    if not keep:
         return None
-    return _ask(knowledge, posterior, best[0], best[1], samples)
+    return _Idea(
+        Question(anchor, tuple(candidates[i] for i in keep)),
+        tuple(idea.believed[i] for i in keep),
+        tuple(idea.groups[i] for i in keep),
+    )
 
 
 def _take(
@@ -243,7 +341,8 @@ def _ask(
             if other is not None:
                 candidates.append(other)
                 believed.append(_believed(posterior, column, group))
-    return _Idea(Question(anchor, tuple(candidates)), tuple(believed))
+    grouped = tuple(i >= len(about) for i in range(len(candidates)))
+    return _Idea(Question(anchor, tuple(candidates)), tuple(believed), grouped)
 
 
 def _believed(posterior: Posterior, a: int, b: int) -> Relation:
@@ -273,27 +372,32 @@ def _pair_gains(knowledge: Knowledge, posterior: Posterior) -> np.ndarray:
 
 
 def _point_gains(
-    knowledge: Knowledge, posterior: Posterior
+    knowledge: Knowledge, posterior: Posterior, most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Uncertain samples [T], samples [T] each would put right, most probable column [T] of each,
-    and [T, T] how much two of them tell the same, in [0, 1].
+    """At most so many uncertain samples [T], samples [T] each would put right, most probable
+    column [T] of each, and [T, T] how much two of them tell the same, in [0, 1].
 
     An answer puts right the sample itself and, as far as the regression's posterior correlation
     squared says, all that are like it, each weighted by its chance to be in the wrong group.
     """
     wrong = posterior.wrong * (posterior.wrong > _HOPELESS)
     rank = np.argsort(-wrong * np.sqrt(posterior.variance + 1e-6), kind="stable")
-    samples = rank[: min(_OPEN, int((wrong > 0.0).sum()))]
+    samples = rank[: min(most, int((wrong > 0.0).sum()))]
     hearers = _largest(wrong, _HEARERS)
     field, variance = posterior.field, np.maximum(posterior.variance, 0.02)
     correlation = np.square(field.covariance(samples, hearers)) / variance[hearers]
     correlation /= (posterior.variance[samples] + 0.01)[:, None]
     gains = np.minimum(correlation, 1.0) @ wrong[hearers] + wrong[samples]
     gains = gains * posterior.cluster[samples].max(axis=1) ** _HIT * _patience(knowledge)[samples]
-    shared = np.square(field.covariance(samples, samples))
-    shared /= variance[samples][:, None] * variance[samples]
     home = posterior.column[samples, :-1].argmax(axis=1)
-    return samples, gains, home, np.clip(shared, 0.0, 1.0)
+    return samples, gains, home, _shared(posterior, samples, samples)
+
+
+def _shared(posterior: Posterior, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[A, B] squared posterior correlation of samples, in [0, 1]: how much they tell the same."""
+    variance = np.maximum(posterior.variance, 0.02)
+    shared = np.square(posterior.field.covariance(a, b))
+    return np.clip(shared / (variance[a][:, None] * variance[b]), 0.0, 1.0)
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
