@@ -25,6 +25,7 @@ _ESTIMATES = 2  # of the rates of oracles, each from beliefs under the last
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
 _UNLIKELY = 0.05  # chance up to which a bound takes it that something is not so
+_STRANGE = 0.05  # similarity up to which two samples do not decide each other's group
 _TINY = 1e-9
 
 
@@ -249,13 +250,30 @@ def _believe(geometry: Geometry, heard: Evidence, unit: np.ndarray, first: np.nd
         founders = np.flatnonzero(belief.share.argmax(axis=1) == len(first))
         if not len(founders):
             break
-        surest = founders[belief.share[founders, -1].argmax()]
-        first = np.append(first, surest)
+        first = np.append(first, _strangers(geometry, belief, unit, founders))
         # An outlier that nobody joins does not show that there are more classes to come.
         joined = (belief.share[unit, start:-1] > 0.5).sum(axis=0)
         grown = int((joined > 1).sum())
     best = _likeliest(geometry.fields, belief, unit)
     return belief if best == model else _sweep(best, heard, unit, first, news)
+
+
+def _strangers(
+    geometry: Geometry, belief: _Belief, unit: np.ndarray, founders: np.ndarray
+) -> np.ndarray:
+    """Of the units that want a group of their own the surest eighth, as far as they are strangers.
+
+    What one of them opens may be the group of others, hardly that of one that is unlike it: one
+    after the other is safest, all at once does not take a pass for each.
+    """
+    founders = founders[np.argsort(-belief.share[founders, -1], kind="stable")]
+    samples = np.array(belief.model.field.nodes)[np.unique(unit, return_index=True)[1][founders]]
+    alike = geometry.kernel(samples, samples) > _STRANGE
+    chosen: list[int] = []
+    for i in range(len(founders)):
+        if len(chosen) <= len(founders) // 8 and not alike[i, chosen].any():
+            chosen.append(i)
+    return founders[chosen]
 
 
 def _likeliest(fields: Sequence[Field], belief: _Belief, unit: np.ndarray) -> _Model:

@@ -36,7 +36,7 @@ Strategy = Callable[[Knowledge, int, np.random.Generator], list[Question]]
 _OPEN = 128  # uncertain samples that may be asked about
 _HEARERS = 2_000  # uncertain samples whose gain from an answer is counted
 _POINT = 0.5  # gain of a sample's answer, in samples put right, to that of joining two groups
-_TYPICAL = 24  # of a group's samples, those that may speak for it
+_TYPICAL = 24  # of a group's samples, at most those may speak for it
 _SCREEN, _LOOK = 2.0, 0.5  # seconds that a person needs for a question, and for each candidate
 _HIT = 0.5  # power of the chance of a "yes" with which a sample's gain grows: no tells less
 _REPEATS = 3.0  # power of 1 - 2 error with which the gain of one answer about two groups shrinks
@@ -418,32 +418,41 @@ def _patience(knowledge: Knowledge) -> np.ndarray:
 def _speakers(posterior: Posterior, column: int, pull: np.ndarray) -> np.ndarray:
     """Samples that may speak for a column, given how central each is for it.
 
-    Those proven to be of it. Where answers can be wrong nothing is proven: typical samples that
-    are very probably of it, so that each question is a new pair with an error of its own.
+    Those proven to be of it. Where answers can be wrong nothing is proven: the middle third of
+    its members, so that each question is a new pair with an error of its own, and a nest of
+    strangers that were taken for members does not speak for them.
     """
     if posterior.hard:
         return posterior.nodes[posterior.unit == posterior.first[column]]
-    share = posterior.column[:, column]
-    score = np.where(share > 0.8, pull * share, 0.0)
-    best = _largest(score, _TYPICAL)
-    if len(best) < 4:
-        best = np.union1d(best, np.argsort(-share, kind="stable")[:4])
-    return best
+    members = int((posterior.column[:, column] > 0.8).sum())
+    return _central(posterior, column, pull, max(4, min(_TYPICAL, members // 3)))
+
+
+def _central(posterior: Posterior, column: int, pull: np.ndarray, count: int) -> np.ndarray:
+    """The most central samples that are probably of a column, ascending."""
+    score = np.maximum(pull, 0.0) * posterior.column[:, column]
+    return np.sort(np.argsort(-score, kind="stable")[:count])
 
 
 def _anchor(
     knowledge: Knowledge, posterior: Posterior, column: int, samples: np.ndarray
 ) -> int | None:
-    """A sample that speaks for a column and is most like `samples`, of those least asked about
-    them; the most central one if there are none."""
+    """A sample that speaks for a column, of those least asked about `samples`.
+
+    The most central one; where it is proven to be of the column, also the one most like `samples`.
+    Where it is not, the one most like them may share their error, and would confirm it.
+    """
     pull = _pull(knowledge, posterior, column)
     speakers = np.setdiff1d(_speakers(posterior, column, pull), samples)
+    asked = _asked(knowledge, speakers, samples).sum(axis=1)
+    if asked.all() and not posterior.hard:
+        speakers = np.setdiff1d(_central(posterior, column, pull, _TYPICAL), samples)
+        asked = _asked(knowledge, speakers, samples).sum(axis=1)
     if not len(speakers):
         return None
-    score = pull[speakers] / max(float(np.abs(pull[speakers]).max()), 1e-12)
-    if len(samples):
-        score = score + knowledge.geometry.kernel(speakers, samples).mean(axis=1)
-        score = score - 10.0 * _asked(knowledge, speakers, samples).sum(axis=1)
+    score = pull[speakers] / max(float(np.abs(pull[speakers]).max()), 1e-12) - 10.0 * asked
+    if posterior.hard and len(samples):
+        score += knowledge.geometry.kernel(speakers, samples).mean(axis=1)
     return int(speakers[score.argmax()])
 
 
@@ -462,7 +471,8 @@ def _closest(knowledge: Knowledge, posterior: Posterior, a: int, b: int) -> tupl
 def _asked(knowledge: Knowledge, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """[A, B] how often each pair was asked."""
     asked = knowledge.relations.asked
-    return np.array([[asked(i, j) for j in b.tolist()] for i in a.tolist()], np.float64)
+    counts = [[asked(i, j) for j in b.tolist()] for i in a.tolist()]
+    return np.array(counts, np.float64).reshape(len(a), len(b))
 
 
 def _pull(knowledge: Knowledge, posterior: Posterior, column: int) -> np.ndarray:
