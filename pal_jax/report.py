@@ -88,6 +88,7 @@ def write(path: Path, report: Report) -> None:
         measured=wording.others(report.summary),
         answered=_answered(report.answers),
         accuracy=_accuracy_chart(report),
+        discovery=_discovery_chart(report),
         training=_training_charts(report),
         rounds=_rounds_table(report),
         map=_map(report, shown),
@@ -128,6 +129,15 @@ def _accuracy_chart(report: Report) -> figures.Chart | None:
         series["random questions"] = _points(report.baseline, "judgements", "partition_accuracy")
     series = {name: _in_percent(line) for name, line in series.items()}
     return figures.line_chart("Partition accuracy", "judgements", series, unit=PERCENT)
+
+
+def _discovery_chart(report: Report) -> figures.Chart | None:
+    """Groups found against judgements; None where nothing was asked."""
+    end = [report.summary] if report.answers else []
+    points = _points([*report.rounds, *end], "judgements", "groups")
+    if not points or points[-1][0] == 0:
+        return None
+    return figures.line_chart("Groups found", "judgements", {"this run": points})
 
 
 def _training_charts(report: Report) -> list[figures.Chart]:

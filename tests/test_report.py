@@ -42,8 +42,22 @@ def a_report(n=40, **changes):
             "seconds": 61.2,
         },
         rounds=[
-            {"round": 0, "step": 9, "judgements": 0, "partition_accuracy": 0.25, "loss": 3.0},
-            {"round": 1, "step": 19, "judgements": 4, "partition_accuracy": 0.875, "loss": 2.0},
+            {
+                "round": 0,
+                "step": 9,
+                "judgements": 0,
+                "groups": 7,
+                "partition_accuracy": 0.25,
+                "loss": 3.0,
+            },
+            {
+                "round": 1,
+                "step": 19,
+                "judgements": 4,
+                "groups": 4,
+                "partition_accuracy": 0.875,
+                "loss": 2.0,
+            },
         ],
         baseline=[
             {"judgements": 0, "partition_accuracy": 0.25},
@@ -204,6 +218,18 @@ def test_the_accuracy_curve_ends_with_the_summary():
         ("this run", "100\u202f%"),
         ("random questions", "50\u202f%"),
     ]
+
+
+def test_the_discovery_curve_is_groups_against_judgements(tmp_path):
+    value = a_report()
+    chart = report._discovery_chart(value)
+    assert chart is not None
+    assert [line.last for line in chart.lines] == ["4"]
+    assert chart.x_label == "judgements"
+    report.write(tmp_path / "report.html", value)
+    assert "Groups found against judgements" in (tmp_path / "report.html").read_text()
+    asked = dataclasses.replace(value, answers=[], rounds=value.rounds[:1])
+    assert report._discovery_chart(asked) is None
 
 
 def test_a_loss_that_is_no_number_leaves_a_line():
