@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from pal_jax.active.questions import Answer, answer_to_dict
+from pal_jax.active.relations import Contradiction
 
 # What a spreadsheet takes for the start of a formula, full-width forms included (OWASP, "CSV
 # injection"), and the apostrophe that marks a cell as text.
@@ -120,6 +121,34 @@ def read_partition(path: Path) -> PartitionFile:
         probability=np.array([float(row[2]) for row in rows], np.float64),
         names=[row[3].removeprefix("'") for row in rows],
     )
+
+
+def write_contradictions(
+    path: Path,
+    ids: Sequence[str] | np.ndarray,
+    contradictions: Iterable[Contradiction],
+    answers: Sequence[Answer],
+) -> None:
+    """contradictions.csv: an answer that the groups do not follow a row, as `write_partition`.
+
+    The columns first, second, said and oracle tell what it was; answer is its line in
+    answers.jsonl, from 1, and against are the lines of those that outweigh it. Answers believed
+    from the start have no line: they are "prior".
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("first", "second", "said", "oracle", "answer", "against"))
+    for c in contradictions:
+        first, second = (_mark(str(ids[i])) for i in c.pair)
+        oracle = answers[c.position].oracle if c.position >= 0 else "prior"
+        against = dict.fromkeys(_line(position) for position in c.against)
+        row = (first, second, c.relation.value, _mark(oracle), _line(c.position), " ".join(against))
+        writer.writerow(row)
+    write_text(path, text.getvalue())
+
+
+def _line(position: int) -> str:
+    return str(position + 1) if position >= 0 else "prior"
 
 
 def write_embeddings(

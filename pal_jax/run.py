@@ -330,6 +330,10 @@ def _write_results(
         export.write_partition(
             folder / "partition.csv", ids, partition.groups, partition.probability
         )
+        contradictions = run.sampler.contradictions(partition.groups)
+        answers = run.sampler.answers
+        export.write_contradictions(folder / "contradictions.csv", ids, contradictions, answers)
+        summary["contradictions"] = len(contradictions)
         export.write_embeddings(folder / "embeddings.npz", ids, h, z)
         advance()
         report.write(folder / "report.html", _report(run, record, summary, partition, h))

@@ -25,6 +25,7 @@ NAMES = {
     "estimated_accuracy": "Estimated accuracy",
     "estimated_accuracy_low": "Estimated accuracy, lower bound",
     "expected_gain": "Expected gain of 50 more answers",
+    "contradictions": "Judgements not followed",
     "loss": "Loss",
     "seconds": "Time",
 }

@@ -10,6 +10,7 @@ import pytest
 
 from pal_jax import export
 from pal_jax.active.questions import Answer, Question, Relation, answer_from_dict
+from pal_jax.active.relations import Contradiction
 
 HOSTILE = [
     "cats/1.png",
@@ -61,6 +62,21 @@ def test_answers_read_back_in_their_order(tmp_path):
     lines = path.read_text().splitlines()
     assert [answer_from_dict(json.loads(line)) for line in lines] == answers
     assert json.loads(lines[1])["relations"] == ["not alike"]
+
+
+def test_contradictions_name_lines_of_the_answers(tmp_path):
+    path = tmp_path / "contradictions.csv"
+    answers = [Answer(Question(0, (1,)), (Relation.ALIKE,), "=ann")] * 3
+    found = [
+        Contradiction((0, 1), Relation.NOT_ALIKE, 2, (0, 1)),
+        Contradiction((1, 2), Relation.ALIKE, -1, (-2, -1, 1)),
+    ]
+    export.write_contradictions(path, ["a", "+b", "c"], found, answers)
+    assert path.read_bytes().decode().splitlines() == [
+        "first,second,said,oracle,answer,against",
+        "a,'+b,not alike,'=ann,3,1 2",
+        "'+b,c,alike,prior,prior,prior 2",
+    ]
 
 
 def test_embeddings_read_back_without_pickle(tmp_path, rng):

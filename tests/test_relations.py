@@ -133,3 +133,32 @@ def test_sixty_thousand_samples_take_no_time():
     relations = Relations(n, labels)
     relations.add(LabelOracle(labels)([Question(i, (i + 1,)) for i in range(2000)]))
     np.testing.assert_array_equal(relations.groups(), labels)
+
+
+def test_answers_that_a_partition_does_not_follow_stand_beside_those_it_does():
+    """Groups {0, 1, 2} and {3, 4}: answers 1 and 4 are not followed."""
+    relations = Relations(5)
+    said = [(0, 1, "alike"), (0, 2, "not alike"), (1, 2, "alike"), (3, 4, "alike"),
+            (2, 3, "alike"), (1, 3, "not sure"), (2, 4, "not alike")]  # fmt: skip
+    relations.add(Answer(Question(i, (j,)), (Relation(word),), "ann") for i, j, word in said)
+    first, second = relations.against(np.array([7, 7, 7, 1, 1]))
+    assert (first.pair, first.relation, first.position) == ((0, 2), Relation.NOT_ALIKE, 1)
+    assert first.against == (0, 2, 6)
+    assert (second.pair, second.relation, second.position) == ((2, 3), Relation.ALIKE, 4)
+    assert second.against == (2, 3, 6)
+    assert relations.against(np.array([0, 0, 1, 1, 1]))[0].position == 2
+
+
+def test_judgements_are_all_that_was_said_in_its_order():
+    relations = Relations(6)
+    relations.add([
+        Answer(Question(3, (1, 5)), (Relation.UNKNOWN, Relation.ALIKE), "bob"),
+        Answer(Question(1, (3,)), (Relation.NOT_ALIKE,), "ann"),
+        Answer(Question(0, (1,)), (Relation.ALIKE,), "bob"),
+    ])  # fmt: skip
+    said = relations.judgements()
+    assert said.first.tolist() == [3, 3, 1, 0]
+    assert said.second.tolist() == [1, 5, 3, 1]
+    assert said.relation.tolist() == [2, 0, 1, 0]
+    assert said.oracle.tolist() == [0, 0, 1, 0]
+    assert said.oracles == ("bob", "ann")

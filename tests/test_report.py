@@ -244,11 +244,12 @@ def test_the_table_of_rounds_holds_the_baseline_at_equal_cost():
         "Round",
         "Step",
         "Judgements",
+        "Groups",
         "Partition accuracy",
         "Random questions",
         "Loss",
     ]
-    assert rows[1] == ["1", "19", "4", "87.5\u202f%", "50.0\u202f%", "2"]
+    assert rows[1] == ["1", "19", "4", "4", "87.5\u202f%", "50.0\u202f%", "2"]
 
 
 def test_the_map_names_groups_where_they_are_and_rings_the_unsure():

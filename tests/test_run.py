@@ -65,7 +65,14 @@ def files(folder):
         r"(<dt>Time</dt><dd>)[^<]*", r"\1", (folder / "report.html").read_text()
     )
     assert times == 1
-    names = ("metrics.jsonl", "answers.jsonl", "partition.csv", "embeddings.npz", "config.json")
+    names = (
+        "metrics.jsonl",
+        "answers.jsonl",
+        "partition.csv",
+        "contradictions.csv",
+        "embeddings.npz",
+        "config.json",
+    )
     return {name: (folder / name).read_bytes() for name in names} | {
         "summary": summary,
         "report": report,

@@ -490,6 +490,46 @@ def test_prior_answers_cost_nothing_and_help():
     assert len(many.relations.judgements().oracle) == 1_000
 
 
+@pytest.mark.parametrize("error_rate", [0.0, 0.1])
+def test_contradictions_are_listed_by_their_answer(error_rate):
+    """One false answer after three true ones about it; a prior answer does not count as one."""
+    prior = LabelOracle(LABELS)([Question(20, (24,))])
+    sampler = Sampler(48, budget=9, prior=prior, error_rate=error_rate)
+    true = LabelOracle(LABELS)([Question(0, (4,)), Question(4, (8,)), Question(0, (8,))])
+    sampler.tell([*true, Answer(Question(0, (4,)), (Relation.NOT_ALIKE,), "labels")])
+    (found,) = sampler.contradictions(sampler.partition(Z).groups)
+    assert (found.pair, found.relation, found.position) == ((0, 4), Relation.NOT_ALIKE, 3)
+    assert set(found.against) <= {0, 1, 2}
+    assert found.against
+
+
+class Confused:
+    """Says at random what it should say of two samples of different classes that look alike."""
+
+    def __init__(self, share: float):
+        classes = LABELS[:, None] != LABELS
+        distance = np.linalg.norm(Z[:, None] - Z, axis=2)
+        self.hard = classes & (distance < np.quantile(distance[classes], share))
+        self.rng = np.random.default_rng(0)
+
+    def __call__(self, questions):
+        for question in questions:
+            (answer,) = LabelOracle(LABELS)([question])
+            if self.hard[question.anchor, question.candidates[0]] and self.rng.random() < 0.5:
+                answer = Answer(question, (Relation.ALIKE,), "confused")
+            yield answer
+
+
+@pytest.mark.parametrize("error_rate", [0.1, None])
+def test_errors_that_gather_on_hard_pairs_do_not_glue_classes(error_rate):
+    sampler = Sampler(48, budget=150, error_rate=error_rate)
+    sampler.ask(Confused(0.2), Z, 150)
+    groups = sampler.partition(Z).groups
+    table = np.zeros((groups.max() + 1, 4))
+    np.add.at(table, (groups, LABELS), 1)
+    assert table[linear_sum_assignment(-table)].sum() >= 0.9 * 48
+
+
 def test_a_prior_that_is_noise_is_not_believed():
     plain = Sampler(48, budget=60)
     plain.ask(LabelOracle(LABELS), Z, 60)

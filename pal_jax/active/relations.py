@@ -19,8 +19,7 @@ class Contradiction:
         pair: the two samples it is about.
         relation: what it said of them.
         position: which answer it is, from 0, in the order in which they were told.
-        against: positions of the answers behind the opposite: those on the shortest chain of
-            "alike" between the two, or all those of "not alike" between their groups.
+        against: positions of the answers behind the opposite.
     """
 
     pair: Pair
@@ -135,7 +134,11 @@ class Relations:
         return self._unsure
 
     def contradictions(self) -> list[Contradiction]:
-        """The answers that `groups` does not follow, in the order in which they were told."""
+        """The answers that `groups` does not follow, in the order in which they were told.
+
+        Behind the opposite stand the answers on the shortest chain of "alike" between the two
+        samples, or all those of "not alike" between their groups.
+        """
         self._refresh()
         found = []
         for pair, votes in self._votes.items():
@@ -145,6 +148,28 @@ class Relations:
                     against = self._behind(pair, truth)
                     found.append(Contradiction(pair, relation, position, against))
         return sorted(found, key=lambda c: (c.position, c.pair))
+
+    def against(self, groups: np.ndarray) -> list[Contradiction]:
+        """The answers that a partition, [n] int, does not follow, in the order of their telling.
+
+        For groups that are believed rather than proven. Behind the opposite of such an answer
+        stand those about either of its samples that the partition does follow.
+        """
+        followed: dict[int, set[int]] = collections.defaultdict(set)
+        found = []
+        for pair, votes in self._votes.items():
+            truth = Relation.ALIKE if groups[pair[0]] == groups[pair[1]] else Relation.NOT_ALIKE
+            for position, relation in votes:
+                if relation is truth:
+                    followed[pair[0]].add(position)
+                    followed[pair[1]].add(position)
+                elif relation is not Relation.UNKNOWN:
+                    found.append(Contradiction(pair, relation, position, ()))
+        listed = [
+            dataclasses.replace(c, against=tuple(sorted(followed[c.pair[0]] | followed[c.pair[1]])))
+            for c in found
+        ]
+        return sorted(listed, key=lambda c: (c.position, c.pair))
 
     def _start(self) -> None:
         self._parent = np.where(self._known < 0, np.arange(self.n), self._known)

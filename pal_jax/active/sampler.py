@@ -21,7 +21,7 @@ from pal_jax.active.questions import (
     answer_from_dict,
     answer_to_dict,
 )
-from pal_jax.active.relations import Relations
+from pal_jax.active.relations import Contradiction, Relations
 from pal_jax.active.strategies import (
     Knowledge,
     Strategy,
@@ -226,6 +226,21 @@ class Sampler:
         alike = np.array([relation is Relation.ALIKE for _, relation in self._audited])
         probability = stopping.calibrate(posterior.sureness(), asked, alike, posterior.error)
         return Partition(groups, probability)
+
+    def contradictions(self, groups: np.ndarray) -> list[Contradiction]:
+        """The answers that a partition, [n] int, does not follow, and those that stand against it.
+
+        Positions count `answers` from 0; those of `prior` end at -1.
+        """
+        hard = self.trust.is_hard(self._relations.judgements())
+        found = self._relations.contradictions() if hard else self._relations.against(groups)
+        shift = len(self._prior)
+        return [
+            dataclasses.replace(
+                c, position=c.position - shift, against=tuple(a - shift for a in c.against)
+            )
+            for c in found
+        ]
 
     def expected_gain(self, embeddings: np.ndarray, count: int) -> float:
         """Share of samples that the next `count` answers are expected to put right, roughly.
