@@ -181,3 +181,15 @@ def test_what_follows_from_the_embedding_is_made_once():
     assert len(made) == 1
     points.remember("b", make)
     assert len(made) == 2
+
+
+def test_many_small_clusters_are_not_swallowed_by_few_cells():
+    labels = np.repeat(np.arange(120), 15)
+    centres = np.random.default_rng(0).normal(size=(120, 24))
+    z = centres[labels] + 0.05 * np.random.default_rng(1).normal(size=(1_800, 24))
+    found = Geometry(z)
+    assert found.cells.max() + 1 > 100
+    assert found.communities.max() + 1 > 90
+    few = Geometry(centres[labels % 6] + 0.05 * np.random.default_rng(1).normal(size=(1_800, 24)))
+    assert few.cells.max() + 1 <= 64
+    assert few.communities.max() + 1 <= 12

@@ -78,7 +78,7 @@ def test_prior_labels_save_answers_and_bad_ones_cost_little():
 @pytest.mark.slow
 def test_few_and_many_classes_are_found(monkeypatch):
     monkeypatch.setattr(knowing, "POOL", 1_500)
-    monkeypatch.setattr(knowing, "CLASSES", (2, 10, 50))
+    monkeypatch.setattr(knowing, "CLASSES", (2, 10, 50, 250))
     monkeypatch.setattr(knowing, "LOOKS", (0, 50, 200, 400))
     curves: dict[int, list[int]] = {}
     for row in list(knowing.classes([], 0))[1:]:
@@ -87,6 +87,7 @@ def test_few_and_many_classes_are_found(monkeypatch):
     assert curves[10][2] >= 9
     assert curves[50][0] < 30
     assert curves[50][-1] >= 45
+    assert curves[250][-1] > curves[250][0]
 
 
 def test_the_command_prints_a_table(monkeypatch, capsys):

@@ -15,7 +15,8 @@ _NEIGHBOURS = 10  # of each sample in the graph
 _SPREAD = 0.99  # of the kernel (I - spread S)^-1: how far an answer is heard
 _RANK = 256  # eigenvectors that stand for the kernel
 _DENSE = 500  # up to here all eigenvectors are computed exactly
-_CELLS = 64  # that communities are made of
+_CELLS = 64  # that communities are made of, or twice, four times ... as many
+_MERGED = 0.75  # communities a cell from which on there are more cells
 _CORE = 24  # most central samples of a community: typical of it
 # Shares of three kernels in one: along the graph, near by, and over all of the data.
 _CLUSTERED, _SMOOTH = (0.7, 0.3, 0.0), (0.4, 0.2, 0.4)
@@ -200,23 +201,43 @@ class Geometry:
         """What placed samples say about all others; grows with the samples it is asked about."""
         return Field(self.kernel, self.n)
 
-    @functools.cached_property
+    @property
     def cells(self) -> np.ndarray:
         """[n] int: small pieces of which communities are made, numbered from 0."""
-        values, vectors = self._spectrum
-        use = min(16, len(values))
-        points = vectors[:, :use] / np.sqrt(1.0 - _SPREAD * values[:use])
-        norm = np.linalg.norm(points, axis=1, keepdims=True)
-        return k_means(points / np.where(norm > 0, norm, 1.0), min(_CELLS, -(-self.n // 8)))
+        return self._pieces[0]
 
-    @functools.cached_property
+    @property
     def communities(self) -> np.ndarray:
         """[n] int: a partition of highest modularity made of whole cells, numbered from 0."""
+        return self._pieces[1]
+
+    @functools.cached_property
+    def _pieces(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cells and communities. Where hardly any two cells are merged there are more of them:
+        each may hold several classes."""
+        count = _CELLS
+        while True:
+            cells = k_means(self._spectral(count // 4), min(count, -(-self.n // 8)))
+            communities = self._merged(cells)
+            few = communities.max() < _MERGED * (cells.max() + 1)
+            if few or count * 8 >= self.n:
+                return cells, communities
+            count *= 2
+
+    def _spectral(self, width: int) -> np.ndarray:
+        """[n, width] directions of the first eigenvectors."""
+        values, vectors = self._spectrum
+        use = min(width, len(values))
+        points = vectors[:, :use] / np.sqrt(1.0 - _SPREAD * values[:use])
+        norm = np.linalg.norm(points, axis=1, keepdims=True)
+        return points / np.where(norm > 0, norm, 1.0)
+
+    def _merged(self, cells: np.ndarray) -> np.ndarray:
         rows = self.graph.rows()
-        count = int(self.cells.max()) + 1
-        edges = self.cells[rows] * count + self.cells[self.graph.indices]
+        count = int(cells.max()) + 1
+        edges = cells[rows] * count + cells[self.graph.indices]
         between = np.bincount(edges, self.graph.weights, minlength=count * count)
-        return merge_by_modularity(between.reshape(count, count))[self.cells]
+        return merge_by_modularity(between.reshape(count, count))[cells]
 
     @functools.cached_property
     def medoids(self) -> np.ndarray:
