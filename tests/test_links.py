@@ -155,6 +155,13 @@ def test_a_small_group_of_a_large_cluster_is_less_likely_a_piece():
     assert piece(member=member, whole=whole)[5].sum() < 0.2 * piece(member=member)[5].sum()
 
 
+def test_pieces_are_small_clusters_not_small_groups(monkeypatch):
+    seen = []
+    monkeypatch.setattr(links, "_as_piece", lambda *args: seen.append(args[3]) or QUIET)
+    infer_links(POINTS, LABELS, SIZE, links._PRIOR, between(0, 1, 9.0), 6)
+    np.testing.assert_array_equal(seen[0], [40.0, 40.0, 20.0, 20.0, 20.0, 20.0])
+
+
 def test_what_answers_say_of_two_clusters_counts_for_all_their_groups():
     """Groups 0 and 1 are one class; 1 is kept from 2, which was never compared with 0."""
     joined = between(0, 1, 8.0)

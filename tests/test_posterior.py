@@ -300,3 +300,25 @@ def test_beliefs_are_a_function_of_log_and_embedding_alone(error_rate):
         np.testing.assert_array_equal(found.sureness(), fresh.sureness())
         assert found.error == fresh.error
     assert one.propose(CLOSE, 3) == loaded.propose(CLOSE, 3)
+
+
+def test_of_units_that_want_a_group_the_surest_strangers_open_one():
+    """Twenty founders on two far lines: an eighth and one more at a time, no two alike."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(200, 8)) + 12.0 * np.eye(8)[np.arange(200) % 8]
+    geometry = Geometry(z)
+    nodes = np.arange(40)
+    field = geometry.fields[0]
+    field.move_to(nodes.tolist())
+    share = np.zeros((40, 3))
+    share[:, -1] = np.linspace(0.5, 0.9, 40)
+    model = posterior_lib._Model(field, 2.0, 0.1)
+    belief = posterior_lib._Belief(share, share, share, 0.1, np.array([0]), model)
+
+    def strangers(founders):
+        return posterior_lib._strangers(geometry, belief, nodes, np.array(founders)).tolist()
+
+    assert strangers(list(range(8))) == [7, 6]  # of different classes
+    assert strangers(list(range(0, 40, 8))) == [32]  # of one class: one opens it for all
+    assert strangers([3, 4]) == [4]
+    assert len(strangers(list(range(40)))) == 6

@@ -296,3 +296,29 @@ def test_a_batch_believes_comparisons_of_groups_and_no_samples(monkeypatch):
     assert 0 < len(groups) < 20
     assert len(told) <= 1 + len(groups)
     assert set() < {frozenset(pair) for pair in told[-1]} <= set(groups)
+
+
+def test_samples_that_are_asked_about_anyway_are_worth_no_other_question():
+    known = knowledge(blobs())
+    posterior = infer(known.geometry, known.relations, known.trust)
+    before = strategies._all_gains(known, posterior, [], 20)
+    asked = int(before.samples[before.points.argmax()])
+    after = strategies._all_gains(known, posterior, [asked], 20)
+    np.testing.assert_array_equal(after.samples, before.samples)
+    assert after.points[before.samples == asked] == 0.0
+    assert (after.points <= before.points).all()
+    assert (after.points < before.points).sum() > 1  # nor are others that are like it
+    np.testing.assert_array_equal(after.pairs, before.pairs)
+
+
+def test_no_pair_is_in_a_batch_twice():
+    question = Question(3, (4, 5, 6))
+    idea = strategies._Idea(
+        question, (Relation.ALIKE,) * 2 + (Relation.NOT_ALIKE,), (False, False, True)
+    )
+    rest = strategies._unseen(idea, {frozenset((5, 3)), frozenset((4, 6))})
+    assert rest is not None
+    assert rest.question == Question(3, (4, 6))
+    assert rest.believed == (Relation.ALIKE, Relation.NOT_ALIKE)
+    assert rest.groups == (False, True)
+    assert strategies._unseen(idea, {frozenset((3, c)) for c in (4, 5, 6)}) is None
