@@ -40,6 +40,7 @@ _TYPICAL = 24  # of a group's samples, at most those may speak for it
 _SCREEN, _LOOK = 2.0, 0.5  # seconds that a person needs for a question, and for each candidate
 _HIT = 0.5  # power of the chance of a "yes" with which a sample's gain grows: no tells less
 _REPEATS = 3.0  # power of 1 - 2 error with which the gain of one answer about two groups shrinks
+_LOOKS = 6  # inferences for a batch, about: more take time and save no answers
 _HOPELESS = 1e-4  # chance below which two groups are not compared
 
 
@@ -166,7 +167,7 @@ class _Gains:
 def _together(knowledge: Knowledge, count: int) -> list[_Idea]:
     """What is worth asking before the next answer is known.
 
-    Once two groups are to be compared the rest is chosen as if they had turned out as believed:
+    Once some groups are to be compared the rest is chosen as if they had turned out as believed:
     the other comparisons follow from that. Samples are not believed: what one answer tells of
     other samples is taken off their gain, and none but those compared so far becomes surer.
     """
@@ -174,11 +175,12 @@ def _together(knowledge: Knowledge, count: int) -> list[_Idea]:
     ideas: list[_Idea] = []
     seen: set[frozenset[int]] = set()
     asked: list[int] = []  # the samples among them
+    together = max(1, count // _LOOKS)  # comparisons of groups between two inferences
     while len(ideas) < count:
         posterior = infer(knowledge.geometry, relations, knowledge.trust)
         gains = _all_gains(believing, posterior, asked, max(_OPEN, 2 * count))
         told: list[Answer] = []
-        while len(ideas) < count and not told:
+        while len(ideas) < count and len(told) < together:
             idea = _best(believing, posterior, gains, seen)
             if idea is None:
                 return ideas
