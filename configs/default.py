@@ -78,7 +78,8 @@ def get_config() -> Any:
 
     c.train = ConfigDict()
     c.train.rounds = 10  # embed, ask, train; the first round asks nothing
-    c.train.steps = 600  # optimiser steps in all, split evenly over the rounds
+    c.train.steps = 600  # optimiser steps in all, at least one a round
+    c.train.first = 0.0  # share of them in the first round, before any answer; 0 = as in any other
     c.train.batch_size = 256  # samples a step, over all devices
     c.train.accumulate = 1  # parts in which the encoder takes a batch, to save memory; loss: whole
     c.train.fsdp = 1  # devices that share one copy of weights and optimiser state; 1 = all have it

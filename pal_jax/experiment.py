@@ -97,6 +97,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "asking.error_rate": (-1.0, 0.49),
     "train.rounds": (1, math.inf),
     "train.steps": (1, math.inf),
+    "train.first": (0.0, 0.99),
     "train.batch_size": (2, math.inf),
     "train.accumulate": (1, math.inf),
     "train.fsdp": (1, math.inf),
@@ -247,10 +248,11 @@ def check(config: Config) -> None:
             f"config.train.warmup_steps={config.train.warmup_steps} leaves nothing of "
             f"config.train.steps={config.train.steps}; make it smaller"
         )
-    if config.train.steps % config.train.rounds:
+    if config.train.steps < config.train.rounds:
         raise UserError(
-            f"config.train.steps={config.train.steps} does not divide into "
-            f"config.train.rounds={config.train.rounds} rounds; make it a multiple"
+            f"config.train.steps={config.train.steps} leaves some of "
+            f"config.train.rounds={config.train.rounds} rounds without a step; take more steps or "
+            "fewer rounds"
         )
     if config.data.test_split:
         if config.data.test_split == config.data.split:
@@ -546,12 +548,22 @@ def build_sampler(
     )
 
 
+def _steps(config: Config) -> tuple[int, int]:
+    """Optimiser steps of the first round, which takes what is over, and of each other."""
+    t = config.train
+    each = int((1.0 - t.first) * t.steps / max(1, t.rounds - 1) if t.first else t.steps / t.rounds)
+    each = max(1, each)
+    return t.steps - (t.rounds - 1) * each, each
+
+
 def build_plan(config: Config) -> train.Plan:
     t, a = config.train, config.asking
     budget = a.budget - a.audit
+    first, each = _steps(config)
     return train.Plan(
         rounds=t.rounds,
-        steps=t.steps // t.rounds,
+        first=first,
+        steps=each,
         batch_size=t.batch_size,
         judgements=a.per_round or math.ceil(budget / max(1, t.rounds - 1)),
         budget=budget,

@@ -174,7 +174,7 @@ def _fit(
     stop: Callable[[], bool],
 ) -> train.TrainState:
     """train.fit with its hooks tied to the screen, the record and the checkpoints."""
-    total, done = run.plan.rounds * run.plan.steps, int(jax.device_get(state.step))
+    total, done = run.plan.total, int(jax.device_get(state.step))
     with _bar(total, done) as bar:
         _say(f"{run.facts['batch']} of {run.facts['devices']}", TABLE_HEADER)
         _say(*map(table_row, record.rounds()))
@@ -246,7 +246,7 @@ def _measure(
         test: see `_test_set`.
     """
     sampler, labels = run.sampler, run.pool.labels
-    losses = [loss for at, loss in record.losses() if at > step - run.plan.steps]
+    losses = [loss for at, loss in record.losses() if at > step - run.plan.length(number)]
     row: dict[str, Any] = {"round": number, "step": step}
     if run.make_oracle is not None:  # else the partition changes only with the embedding
         groups = sampler.partition(h).groups

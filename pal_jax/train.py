@@ -219,7 +219,8 @@ def make_embed(
 class Plan:
     """How long, how often.
 
-    rounds: embed, ask, train; nothing is asked before the first. steps: optimiser steps a round.
+    rounds: embed, ask, train; nothing is asked before the first. first, steps: optimiser steps of
+    the first round, which answers have no part in, and of each other.
     batch_size: samples a step (rows = views x samples). judgements: bought a round, as long as
     fewer than `budget` are. stop: accuracy at which asking ends, once it is sure; 0: never.
     at_once: questions proposed before any of their answers is seen.
@@ -227,6 +228,7 @@ class Plan:
     """
 
     rounds: int
+    first: int
     steps: int
     batch_size: int
     judgements: int
@@ -235,6 +237,22 @@ class Plan:
     at_once: int
     log_every: int
     save_every: int
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps of all rounds."""
+        return self.first + (self.rounds - 1) * self.steps
+
+    def length(self, number: int) -> int:
+        """Optimiser steps of round `number`, from 0."""
+        return self.steps if number else self.first
+
+    def place(self, step: int) -> tuple[int, int]:
+        """(round, steps done in it) of a state that has taken `step` steps."""
+        if step < self.first:
+            return 0, step
+        number, done = divmod(step - self.first, self.steps)
+        return 1 + number, done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,14 +297,15 @@ def fit(
         Interrupted: `hooks.stop` said so; the run goes on from the last save.
         UserError: loss or gradient are no longer finite.
     """
-    first, done = divmod(int(jax.device_get(state.step)), plan.steps)
+    first, done = plan.place(int(jax.device_get(state.step)))
     embeddings = None
     for round_number in range(first, plan.rounds):
         if ask is not None and round_number > 0 and done == 0:
             embeddings = embed(state) if embeddings is None else embeddings
             ask(embeddings[0])
+        steps = range(done, plan.length(round_number))
         state = _train_round(
-            state, key, sampler, done, step=step, feed=feed, plan=plan, hooks=hooks
+            state, key, sampler, steps, step=step, feed=feed, plan=plan, hooks=hooks
         )
         done = 0
         embeddings = embed(state)
@@ -337,29 +356,29 @@ def _train_round(
     state: TrainState,
     key: Array,
     sampler: Sampler,
-    done: int,
+    steps: range,
     *,
     step: Step,
     feed: Feed,
     plan: Plan,
     hooks: Hooks,
 ) -> TrainState:
-    """The optimiser steps of one round, from step `done` of it.
+    """The optimiser steps of one round that are still to be taken, counted from its start.
 
     While the devices work on a step the host draws the next batch and sends it to them. It reads
     the metrics of a step only when a later one has been dispatched, or to save.
     """
-    before = int(jax.device_get(state.step)) - done
+    before = int(jax.device_get(state.step)) - steps.start
     # At the start of a round there is nothing new to save, and a state saved there would claim
     # that the round's questions are still to be asked.
     if hooks.stop():
         raise Interrupted
     metrics_log = _MetricsLog(hooks.log)
     batch = feed(sampler.batch(plan.batch_size))
-    for i in range(done, plan.steps):
+    for i in steps:
         with jax.transfer_guard("disallow"):  # nothing but the batch may cross, and it has
             state, metrics = step(state, key, *batch)
-        last = i + 1 == plan.steps
+        last = i + 1 == steps.stop
         if (before + i) % plan.log_every == 0 or last:
             metrics_log.put(before + i, metrics)
         hooks.progress()

@@ -67,7 +67,25 @@ def test_every_config_builds(name, tmp_path):
         config.train.batch_size = min(512, config.train.batch_size)
     run = experiment.build(config.lock(), str(tmp_path / "run"))
     run.journal.close()  # pyright: ignore[reportOptionalMemberAccess]
-    assert run.plan.rounds * run.plan.steps == config.train.steps
+    assert run.plan.total == config.train.steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "rounds", "first", "expected"),
+    [
+        (600, 10, 0.0, (60, 60)),
+        (601, 10, 0.0, (61, 60)),
+        (1500, 10, 0.8, (1203, 33)),
+        (3, 3, 0.8, (1, 1)),
+        (5, 1, 0.5, (5, 5)),
+    ],
+)
+def test_the_first_round_has_its_share_of_the_steps(steps, rounds, first, expected):
+    config = get_config("default")
+    config.train.update({"steps": steps, "rounds": rounds, "first": first})
+    plan = experiment.build_plan(config)
+    assert (plan.first, plan.total) == (expected[0], steps)
+    assert plan.steps == expected[1] or rounds == 1
 
 
 @pytest.mark.slow

@@ -92,7 +92,10 @@ CASES = {
     "colour of grey images": ([SSL, "--config.views.hue=0.1"], ["views.hue=0.1", "1 channel"]),
     "negative rate": ([PAL, "--config.train.learning_rate=-1"], ["learning_rate=-1"]),
     "not a number": ([PAL, "--config.train.learning_rate=nan"], ["learning_rate=nan"]),
-    "steps that do not divide": ([PAL, "--config.train.steps=1001"], ["1001", "multiple"]),
+    "fewer steps than rounds": (
+        [PAL, "--config.train.steps=9", "--config.train.warmup_steps=1"],
+        ["train.steps=9", "train.rounds=10"],
+    ),
     "warm-up without end": ([PAL, "--config.train.warmup_steps=9999"], ["warmup_steps=9999"]),
     "batch larger than the data": ([PAL, "--config.train.batch_size=2048"], ["2048", "1797"]),
     "folder missing": ([SSL, "--config.data.name=folder:{tmp}/nowhere"], ["{tmp}/nowhere"]),

@@ -253,6 +253,7 @@ def test_embedding_does_not_depend_on_the_chunks():
 def plan(**changes):
     values = {
         "rounds": 3,
+        "first": 4,
         "steps": 4,
         "batch_size": 16,
         "judgements": 5,
@@ -325,6 +326,18 @@ def test_the_loop_asks_trains_measures_and_saves():
     assert calls.index(("log", 2)) < calls.index(("save", 3)) < calls.index(("log", 3))
 
 
+def test_the_first_round_may_be_longer_than_the_others():
+    calls, asked = [], []
+    state, _ = fit(hooks(calls), asked=asked, first=7, steps=2, save_every=100)
+    assert int(state.step) == 11
+    assert [c[1] for c in calls if c[0] == "save"] == [7, 9, 11]
+    assert asked == [2, 4, 5, 7, 8]
+    longer = plan(first=7, steps=2)
+    places = [longer.place(step) for step in range(longer.total + 1)]
+    counted = [(n, i) for n in range(3) for i in range(longer.length(n))]
+    assert places == [*counted, (3, 0)]
+
+
 def test_the_next_step_is_dispatched_before_the_metrics_of_the_last_are_read():
     calls = []
 
@@ -335,7 +348,7 @@ def test_the_next_step_is_dispatched_before_the_metrics_of_the_last_are_read():
 
         return dispatch
 
-    fit(hooks(calls), wrap=wrap, rounds=1, steps=6, save_every=100)
+    fit(hooks(calls), wrap=wrap, rounds=1, first=6, save_every=100)
     order = [call for call in calls if call[0] in ("step", "log")]
     for i in range(5):
         assert order.index(("step", i + 1)) < order.index(("log", i))
@@ -353,10 +366,10 @@ def test_nothing_crosses_to_the_devices_unasked(monkeypatch):
             state,
             device_key,
             Sampler(64, budget=20),
-            0,
+            range(6),
             step=step,
             feed=feed,
-            plan=plan(steps=6),
+            plan=plan(),
             hooks=hooks(calls),
         )
         embed(state)
