@@ -1,8 +1,9 @@
 """Train state and progress (sampler, journal, history) in one atomic Orbax step."""
 
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ class Checkpoints:
             self._manager.reload()
 
     def __enter__(self) -> "Checkpoints":
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_pass_over_orphans, self._hook)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -134,6 +137,18 @@ class Checkpoints:
             return  # to finish would be to wait for the one that is gone
         with self._failing():
             self._manager.close()
+            sys.unraisablehook = self._hook  # and not after a failure: orphans may still come in
+
+
+def _pass_over_orphans(otherwise: Callable[[Any], object], unraisable: Any) -> None:
+    """Keeps the tracebacks of writes that ended after another one had failed from the screen.
+
+    Orbax closes the event loop of a save at its first error; TensorStore's threads then have
+    nowhere to report the other writes, and would fill the screen above the sentence that counts.
+    """
+    orphan = unraisable.object is None and isinstance(unraisable.exc_value, RuntimeError)
+    if not (orphan and str(unraisable.exc_value) == "Event loop is closed"):
+        otherwise(unraisable)
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,9 @@
 import dataclasses
 import gc
 import shutil
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import chex
 import jax
@@ -148,3 +150,27 @@ def test_a_full_disk_is_told_and_leaves_the_last_good_one():
             checkpoints.save(5, big, progress(5))
         filler.unlink()
         assert_step(restore(folder), 3)
+
+
+class Unraisable(NamedTuple):
+    """As much of sys.UnraisableHookArgs, which cannot be made by hand, as a hook looks at."""
+
+    exc_value: BaseException
+    object: object
+
+
+def test_writes_left_behind_by_a_failed_save_are_not_shown(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    orphan = Unraisable(RuntimeError("Event loop is closed"), None)
+    others = [
+        Unraisable(RuntimeError("Event loop is closed"), "a coroutine"),
+        Unraisable(RuntimeError("no memory"), None),
+        Unraisable(ValueError("Event loop is closed"), None),
+    ]
+    with Checkpoints(tmp_path, keep=2):
+        for unraisable in [orphan, *others]:
+            sys.unraisablehook(unraisable)  # pyright: ignore[reportArgumentType]
+    assert shown == others
+    sys.unraisablehook(orphan)  # pyright: ignore[reportArgumentType]
+    assert shown == [*others, orphan]
