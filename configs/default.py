@@ -73,6 +73,7 @@ def get_config() -> Any:
     c.asking.stop = 0.0  # ends asking once this accuracy is sure (lower 95 % bound); 0 = never
     c.asking.per_round = 0  # judgements bought a round; 0 = the budget spread evenly
     c.asking.at_once = 1  # questions proposed before any of their answers is seen
+    c.asking.refit = 0  # judgements between closed-form linear refits of the embedding; 0 = none
     c.asking.candidates = 1  # of a question: 1 = pairs, M = "which of these M are like this one?"
     c.asking.error_rate = 0.0  # how often answers are wrong, as far as is known; -1 = estimated
 

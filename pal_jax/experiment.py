@@ -94,6 +94,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "asking.per_round": (0, math.inf),
     "asking.at_once": (1, math.inf),
     "asking.candidates": (1, 64),
+    "asking.refit": (0, math.inf),
     "asking.error_rate": (-1.0, 0.49),
     "train.rounds": (1, math.inf),
     "train.steps": (1, math.inf),
@@ -545,6 +546,7 @@ def build_sampler(
         known=known,
         candidates=a.candidates,
         related=config.graph.related,
+        refit=a.refit,
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from pal_jax.active import geometry, strategies
+from pal_jax.active import geometry, refit, strategies
 from pal_jax.active.geometry import check_embeddings
 from pal_jax.active.journal import Journal
 from pal_jax.active.oracles import LabelOracle, NoisyOracle, OracleError, answers_from_groups
@@ -73,16 +73,17 @@ def test_ask_buys_no_more_judgements_than_it_may(at_once, candidates):
     assert sampler.spent == 30
 
 
+@pytest.mark.parametrize("every", [0, 7])
 @pytest.mark.parametrize("where", ["memory", "journal"])
 @pytest.mark.parametrize("error_rate", [0.0, 0.2])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_resuming_continues_the_same_run(strategy, error_rate, where, tmp_path, request):
+def test_resuming_continues_the_same_run(strategy, error_rate, where, every, tmp_path, request):
     def new(path):
         journal = Journal(path) if where == "journal" else None
         if journal is not None:
             request.addfinalizer(journal.close)
         return journal, Sampler(48, budget=60, strategy=strategy, journal=journal,
-                                error_rate=error_rate, seed=4)  # fmt: skip
+                                error_rate=error_rate, seed=4, refit=every)  # fmt: skip
 
     def go(sampler, oracle, rounds):
         for _ in range(rounds):
@@ -305,6 +306,39 @@ def test_an_embedding_changed_in_place_is_seen(view, write):
     np.testing.assert_array_equal(after.groups, Sampler(48, budget=0).partition(z).groups)
 
 
+def test_the_embedding_is_refitted_each_so_many_judgements(monkeypatch):
+    seen, whole = [], refit.refit
+
+    def recorded(h, graph, groups):
+        seen.append((sampler.spent, len(np.unique(groups))))
+        return whole(h, graph, groups)
+
+    monkeypatch.setattr("pal_jax.active.sampler.refit_lib.refit", recorded)
+    sampler = Sampler(48, budget=20, refit=8)
+    for _ in range(2):  # of how many calls the questions are does not matter
+        sampler.ask(Counting(), Z, 10)
+        sampler.partition(Z)
+    assert [spent for spent, _ in seen] == [0, 8, 16]
+    groups = [count for _, count in seen]
+    assert groups[0] == 48 > groups[1] > groups[2]
+    sampler.partition(Z + 1.0)  # another embedding: fitted anew to the same answers
+    assert len(seen) == 4
+    assert seen[-1] == (20, groups[2])
+
+
+def test_a_refit_finds_groups_that_other_directions_hide():
+    """Classes are tight along four directions; two wide ones have nothing to do with them."""
+    labels, rng = np.arange(200) % 4, np.random.default_rng(0)
+    tight = np.eye(4)[labels] + 0.15 * rng.normal(size=(200, 4))
+    z = np.concatenate([tight, 6 * rng.random((200, 2))], axis=1)
+    accuracy = []
+    for every in (0, 10):
+        sampler = Sampler(200, budget=20, refit=every)
+        sampler.ask(LabelOracle(labels), z, 20)
+        accuracy.append(partition_accuracy(sampler.partition(z).groups, labels))
+    assert accuracy[0] < 0.7 < 0.85 < accuracy[1]
+
+
 def test_partition_without_an_answer_comes_from_the_embedding():
     partition = Sampler(48, budget=0).partition(Z)
     sizes = np.bincount(partition.groups)
@@ -400,6 +434,7 @@ def test_embeddings_that_cannot_be_used_get_one_sentence(z):
         {"error_rate": float("nan")},
         {"candidates": 0},
         {"related": 1.5},
+        {"refit": -1},
         {"known": np.zeros(3, int)},
     ],
     ids=str,

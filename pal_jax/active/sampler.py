@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pal_jax.active import batches, stopping
+from pal_jax.active import refit as refit_lib
 from pal_jax.active.batches import Batch
 from pal_jax.active.evidence import Trust
 from pal_jax.active.geometry import Geometry, LastGeometry
@@ -73,6 +74,8 @@ class Sampler:
         known: [n] int labels known from the start, -1 where there is none.
         candidates: M, how many candidates a question may have.
         related: share of a batch that is drawn from samples with a known alike partner.
+        refit: judgements between linear refits of the embedding to what is known (`refit.py`);
+            the first needs none. 0: embeddings are taken as they are.
     """
 
     def __init__(
@@ -89,9 +92,10 @@ class Sampler:
         known: np.ndarray | None = None,
         candidates: int = 1,
         related: float = 0.5,
+        refit: int = 0,
     ):
         for rate in (error_rate, *(error_rates or {}).values()):
-            _check_settings(n, budget, seed, rate, candidates, related)
+            _check_settings(n, budget, seed, rate, candidates, related, refit)
         self.n = n
         self.budget = budget
         self.seed = seed
@@ -99,11 +103,12 @@ class Sampler:
         self.trust = Trust(error_rate, dict(error_rates or {}))
         self.candidates = candidates
         self.related = related
+        self.refit = refit
         self._known = known
         self._prior = _evenly(prior, _MOST_PRIOR)
         self._check(self._prior)
         self._journal = journal
-        self._geometry_of = LastGeometry(n)
+        self._last = LastGeometry(n)
         self._restart()
         self._pending = self._unseen(0)
 
@@ -177,11 +182,13 @@ class Sampler:
             UserError: the oracle did not answer each question once, in their order, or whatever
                 else it raises, such as `OracleError`.
         """
-        geometry = self._geometry_of(embeddings)
+        given = self._last(embeddings)
         start = self._spent
         end = self.budget if judgements is None else min(self.budget, start + judgements)
         while count > 0 and (
-            questions := self._propose(geometry, min(at_once, count), end - self._spent)
+            questions := self._propose(
+                self._fitted(given), min(at_once, count), end - self._spent
+            )
         ):
             self._buy(oracle, questions, end)
             count -= len(questions)
@@ -348,11 +355,25 @@ class Sampler:
         self._believed = state["believed"]
         self._audited = [(sureness, Relation(value)) for sureness, value in state["audited"]]
 
+    def _geometry_of(self, embeddings: np.ndarray) -> Geometry:
+        return self._fitted(self._last(embeddings))
+
+    def _fitted(self, given: Geometry) -> Geometry:
+        """What the embedding says, refitted to what was known at the last multiple of `refit`."""
+        if not self.refit:
+            return given
+        if self._refitted is None or self._refitted[0] is not given:
+            z = refit_lib.refit(given.embeddings, given.graph, self._fitted_to)
+            self._refitted = given, Geometry(z)
+        return self._refitted[1]
+
     def _restart(self) -> None:
         self._believed: tuple[list[int], list[int]] | None = None  # samples, and a group for each
         self._audited: list[tuple[float, Relation]] = []  # how sure it was, what was answered
         self._relations = Relations(self.n, self._known)
         self._relations.add(self._prior)
+        self._fitted_to = self._relations.groups().copy()
+        self._refitted: tuple[Geometry, Geometry] | None = None  # as given, and after the refit
         self._answers: list[Answer] = []
         self._spent = 0
         self._batches = 0
@@ -435,9 +456,14 @@ class Sampler:
                 )
 
     def _learn(self, answers: Sequence[Answer]) -> None:
-        self._relations.add(answers)
-        self._answers.extend(answers)
-        self._spent += sum(len(answer.relations) for answer in answers)
+        for answer in answers:
+            before = self._spent
+            self._relations.add([answer])
+            self._answers.append(answer)
+            self._spent += len(answer.relations)
+            if self.refit and self._spent // self.refit > before // self.refit:
+                self._fitted_to = self._relations.groups().copy()
+                self._refitted = None
 
 
 def _cut(questions: Iterable[Question], judgements: int) -> list[Question]:
@@ -468,7 +494,13 @@ def number_by_size(groups: np.ndarray) -> np.ndarray:
 
 
 def _check_settings(
-    n: int, budget: int, seed: int, error_rate: float | None, candidates: int, related: float
+    n: int,
+    budget: int,
+    seed: int,
+    error_rate: float | None,
+    candidates: int,
+    related: float,
+    refit: int,
 ) -> None:
     if n < 1:
         raise UserError(f"there are {n} samples; at least one is needed")
@@ -482,3 +514,5 @@ def _check_settings(
         raise UserError(f"a question needs at least one candidate, not {candidates}")
     if not 0.0 <= related <= 1.0:
         raise UserError(f"related is a share of the batch from 0 to 1, not {related}")
+    if refit < 0:
+        raise UserError(f"refit is a number of judgements, or 0 for never, not {refit}")
