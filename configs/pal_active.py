@@ -11,4 +11,8 @@ from configs import default
 
 
 def get_config():
-    return default.get_config()
+    c = default.get_config()
+    c.train.steps = 1500
+    c.train.first = 0.8  # questions are worth most where self-supervision has ended
+    c.asking.refit = 25
+    return c

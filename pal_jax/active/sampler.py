@@ -186,9 +186,7 @@ class Sampler:
         start = self._spent
         end = self.budget if judgements is None else min(self.budget, start + judgements)
         while count > 0 and (
-            questions := self._propose(
-                self._fitted(given), min(at_once, count), end - self._spent
-            )
+            questions := self._propose(self._fitted(given), min(at_once, count), end - self._spent)
         ):
             self._buy(oracle, questions, end)
             count -= len(questions)
