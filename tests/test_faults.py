@@ -22,9 +22,13 @@ def test_ended_at_random_moments_it_ends_as_if_it_never_was(tmp_path):
 
 
 def test_processor_seconds_are_those_of_the_process():
-    work = "import time; end = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
-    process = subprocess.Popen([sys.executable, "-c", work + "\nprint('done', flush=True); input()"],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    work = (
+        "import time; end = time.process_time() + 0.5\n"
+        "while time.process_time() < end: pass\n"
+        "print('done', flush=True); input()"
+    )
+    command = [sys.executable, "-c", work]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:
         assert process.stdout is not None
         process.stdout.readline()
