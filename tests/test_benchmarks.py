@@ -3,10 +3,11 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import drawing, floor, questions, rivals
+from benchmarks import drawing, floor, loop, questions, rivals
 from benchmarks.judge import Judge, SpentError, accuracy, checks_up_to, majority, oracle_of
 from pal_jax.active.questions import Question, Relation
 
@@ -163,3 +164,34 @@ def test_drawing_survives_without_the_noisy_panel(tmp_path):
     curve = {"answers": [0, 10, 100], "accuracy": [0.5, 0.7, 0.9], "budget": [400]}
     drawing.draw({"clean": {"scan": {"0": curve}, "spectral": {"0": curve}}}, tmp_path / "one.png")
     assert (tmp_path / "one.png").stat().st_size > 1000
+
+
+TINY = {
+    "data.limit": 200,
+    "model.width": 16,
+    "train.batch_size": 64,
+    "train.rounds": 3,
+    "train.steps": 12,
+    "train.warmup_steps": 2,
+}
+
+
+@pytest.mark.slow
+def test_the_loop_is_looked_at_after_answers_and_after_training(tmp_path):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        trained = loop.trained_curve(loop.Way(5, TINY, rounds=True), 0, [0, 4, 8, 10], print)
+        first = loop.trained_curve(loop.Way(0, TINY | {"train.rounds": 2}), 0, [0, 4, 8, 10], print)
+    # Two rounds of five answers; each round ends with training, and so does the one before them.
+    assert trained["answers"] == [0, 4, 5, 8, 10, 10]
+    assert first["answers"] == [0, 4, 8, 10]
+    assert all(0 < score <= 1 for score in trained["accuracy"] + first["accuracy"])
+    x, y = blobs(np.random.default_rng(0))
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    alone = loop.features_curve(loop.Way(5), str(tmp_path / "x.npz"), 0, [0, 4, 10], print)
+    assert alone["answers"] == [0, 4, 10]
+    assert alone["accuracy"][-1] > 0.9
+
+
+def test_the_largest_fall_is_below_what_was_reached_before():
+    curves = [{"accuracy": [0.5, 0.9, 0.8, 0.95]}, {"accuracy": [0.2, 0.4, 0.6]}]
+    assert loop.falls(curves) == "0.100"
