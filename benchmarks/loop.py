@@ -4,9 +4,8 @@ r"""Answers that a partition needs with and without training, and with and witho
     python -m benchmarks.loop --data fashion.npz --seeds 1 --answers 0 50 100 200 400 --goals 0.75
 
 Digits: raw pixels and encoders of configs/pal_active.py, looked at as in benchmarks.questions, and
-also after each round of training. A file is an embedding as it is (benchmarks.datasets makes one):
-nothing is trained. docs/loop.md has the tables. With --save, curves that the file holds are read
-from it.
+also after each round of training. All other data are taken as they are: nothing is trained.
+docs/loop.md has the tables. With --save, curves that the file holds are read from it.
 """
 
 import argparse
@@ -73,7 +72,10 @@ def trained_curve(
     config = pal_active.get_config()
     config.update_from_flattened_dict(way.changes or {})
     config.seed, config.checkpoint.free = seed, 0.0
-    config.asking.budget, config.asking.audit, config.asking.refit = checks[-1], 0, way.refit
+    asking = config.asking
+    # As many a round as in the whole run.
+    asking.per_round = -(-(asking.budget - asking.audit) // (config.train.rounds - 1))
+    asking.budget, asking.audit, asking.refit = checks[-1], 0, way.refit
     with tempfile.TemporaryDirectory() as folder:
         run = experiment.build(config, folder)
         assert run.journal is not None
@@ -146,10 +148,15 @@ def falls(curves: Sequence[Curve]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Answers needed with and without training.")
-    parser.add_argument("--data", default="digits", help="digits, or an .npz with x and y")
+    parser.add_argument(
+        "--data",
+        default="digits",
+        help="digits; or breast_cancer, wine, iris "
+        "or an .npz with x and y, of which nothing is trained",
+    )
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), metavar="WAY",
                         help=", ".join(WAYS))  # fmt: skip
-    parser.add_argument("--answers", nargs="+", type=int, default=[0, 25, 50, 100, 200, 360],
+    parser.add_argument("--answers", nargs="+", type=int, default=[0, 10, 25, 50, 100, 200],
                         help="columns of the table; the last is the budget")  # fmt: skip
     parser.add_argument("--goals", nargs="*", type=float, default=GOALS)
     parser.add_argument("--seeds", type=int, default=3)

@@ -167,6 +167,7 @@ def test_drawing_survives_without_the_noisy_panel(tmp_path):
 
 
 TINY = {
+    "asking.budget": 50,  # 40 of them for the audit
     "data.limit": 200,
     "model.width": 16,
     "train.batch_size": 64,

@@ -24,7 +24,8 @@ def refit(embeddings: np.ndarray, graph: Graph, groups: np.ndarray) -> np.ndarra
     Args:
         embeddings: h, [n, d] finite float64.
         graph: neighbours, of n samples; where nothing varies, h comes back as it is.
-        groups: [n] int, equal names are known to be alike.
+        groups: [n] int, equal names are alike for sure: one wrong join of two classes would make
+            what tells them apart short.
 
     Source: Bar-Hillel et al., Learning a Mahalanobis metric from equivalence constraints, JMLR 6,
     2005. Costs O(n d^2 + d^3) and one product of the graph with d columns.

@@ -74,8 +74,8 @@ class Sampler:
         known: [n] int labels known from the start, -1 where there is none.
         candidates: M, how many candidates a question may have.
         related: share of a batch that is drawn from samples with a known alike partner.
-        refit: judgements between linear refits of the embedding to what is known (`refit.py`);
-            the first needs none. 0: embeddings are taken as they are.
+        refit: judgements between linear refits of the embedding to its neighbours and to what
+            answers prove (`refit.py`); the first needs none. 0: embeddings are taken as they are.
     """
 
     def __init__(
@@ -357,7 +357,7 @@ class Sampler:
         return self._fitted(self._last(embeddings))
 
     def _fitted(self, given: Geometry) -> Geometry:
-        """What the embedding says, refitted to what was known at the last multiple of `refit`."""
+        """What the embedding says, refitted to what was proven at the last multiple of `refit`."""
         if not self.refit:
             return given
         if self._refitted is None or self._refitted[0] is not given:
@@ -370,7 +370,7 @@ class Sampler:
         self._audited: list[tuple[float, Relation]] = []  # how sure it was, what was answered
         self._relations = Relations(self.n, self._known)
         self._relations.add(self._prior)
-        self._fitted_to = self._relations.groups().copy()
+        self._fitted_to = self._proven()
         self._refitted: tuple[Geometry, Geometry] | None = None  # as given, and after the refit
         self._answers: list[Answer] = []
         self._spent = 0
@@ -460,8 +460,15 @@ class Sampler:
             self._answers.append(answer)
             self._spent += len(answer.relations)
             if self.refit and self._spent // self.refit > before // self.refit:
-                self._fitted_to = self._relations.groups().copy()
+                self._fitted_to = self._proven()
                 self._refitted = None
+
+    def _proven(self) -> np.ndarray:
+        """[n] int: equal names are alike for sure."""
+        if self.trust.is_hard(self._relations.judgements()):
+            return self._relations.groups().copy()
+        known = self._relations.known()
+        return np.where(known >= 0, known, np.arange(self.n))
 
 
 def _cut(questions: Iterable[Question], judgements: int) -> list[Question]:
