@@ -10,6 +10,7 @@ docs/loop.md has the tables. With --save, curves that the file holds are read fr
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import tempfile
 import time
@@ -156,7 +157,7 @@ def main() -> None:
     )
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), metavar="WAY",
                         help=", ".join(WAYS))  # fmt: skip
-    parser.add_argument("--answers", nargs="+", type=int, default=[0, 10, 25, 50, 100, 200],
+    parser.add_argument("--answers", nargs="+", type=int, default=[0, 10, 25, 50, 100],
                         help="columns of the table; the last is the budget")  # fmt: skip
     parser.add_argument("--goals", nargs="*", type=float, default=GOALS)
     parser.add_argument("--seeds", type=int, default=3)
@@ -168,18 +169,18 @@ def main() -> None:
     checks = checks_up_to(args.answers[-1], args.answers)
     results = Results(args.save)
     curves: dict[str, list[Curve]] = {}
-    for name in ways:
-        for seed in range(args.seeds):
-            keys = (args.data, name, str(seed))
-            curve = results.get(*keys)
-            if curve is None or curve["budget"][0] < args.answers[-1]:
-                title = f"{name}, seed {seed}"
-                with tqdm(total=checks[-1], desc=title, unit="answer", leave=False) as bar:
-                    curve = curve_of(
-                        name, args.data, seed, checks, lambda n, bar=bar: bar.update(n - bar.n)
-                    )
-                results.put(curve, *keys)
-            curves.setdefault(name, []).append(curve)
+    for seed, name in itertools.product(range(args.seeds), ways):
+        keys = (args.data, name, str(seed))
+        curve = results.get(*keys)
+        if curve is None or curve["budget"][0] < args.answers[-1]:
+            with tqdm(
+                total=checks[-1], desc=f"{name}, seed {seed}", unit="answer", leave=False
+            ) as bar:
+                curve = curve_of(
+                    name, args.data, seed, checks, lambda n, bar=bar: bar.update(n - bar.n)
+                )
+            results.put(curve, *keys)
+        curves.setdefault(name, []).append(curve)
     print(table(Path(args.data).stem, curves, args.answers, args.goals))
     print("\nlargest fall: " + ", ".join(f"{name} {falls(c)}" for name, c in curves.items()))
     sys.stdout.flush()
