@@ -30,16 +30,19 @@ from pal_jax.active.journal import Journal
 from pal_jax.active.questions import Answer
 
 ROOT = Path(__file__).parent.parent
-# Small: 300 digits, 4 rounds of 30 steps, 40 judgements, a checkpoint every 11 steps.
+# Small: 300 digits, 4 rounds of 30 steps, 40 judgements, a checkpoint every 11 steps, a refit every
+# 7 judgements.
 SMALL = (
     "--config=configs/pal_active.py",
     "--config.data.limit=300",
     "--config.train.batch_size=64",
     "--config.train.rounds=4",
     "--config.train.steps=120",
+    "--config.train.first=0",
     "--config.train.warmup_steps=10",
     "--config.asking.budget=40",
     "--config.asking.audit=10",
+    "--config.asking.refit=7",
     "--config.oracle.name=noisy",
     "--config.checkpoint.every=11",
     "--config.checkpoint.free=0",

@@ -73,6 +73,7 @@ def live(folder, tmp_path, stops=10**9, journal="local"):
             "train.batch_size": 16,
             "train.rounds": 3,
             "train.steps": 12,
+            "train.first": 0.0,
             "train.warmup_steps": 2,
             "train.log_every": 1,
             "checkpoint.every": 3,

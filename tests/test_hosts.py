@@ -24,6 +24,7 @@ SMALL = [
     "--config.train.batch_size=64",
     "--config.train.rounds=3",
     "--config.train.steps=60",
+    "--config.train.first=0",
     "--config.train.warmup_steps=10",
     "--config.train.log_every=1",
     "--config.asking.strategy=random",  # its questions do not hang on the last digits of h

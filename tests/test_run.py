@@ -19,16 +19,18 @@ from pal_jax.active.journal import Journal
 from pal_jax.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
-# Small enough for a test: 300 digits, 4 rounds of 30 steps, 40 judgements.
+# Small enough for a test: 300 digits, 4 rounds of 30 steps, 40 judgements, a refit every 7.
 SMALL = [
     "--config=configs/pal_active.py",
     "--config.data.limit=300",
     "--config.train.batch_size=64",
     "--config.train.rounds=4",
     "--config.train.steps=120",
+    "--config.train.first=0",
     "--config.train.warmup_steps=10",
     "--config.asking.budget=40",
     "--config.asking.audit=10",
+    "--config.asking.refit=7",
     "--config.oracle.name=noisy",
     "--config.checkpoint.every=11",
     "--config.model.width=16",
@@ -192,12 +194,14 @@ def one_life(folder, npz, monkeypatch, last):
             "train.batch_size": 16,
             "train.rounds": 3,
             "train.steps": 12,
+            "train.first": 0.0,
             "train.warmup_steps": 2,
             "train.log_every": 3,
             "checkpoint.every": 3,
             "asking.budget": 12,
             "asking.audit": 4,
             "asking.at_once": 2,
+            "asking.refit": 5,
             "oracle.name": "noisy",
         }
     )
