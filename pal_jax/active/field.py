@@ -24,10 +24,12 @@ class Field:
     Args:
         kernel: the similarity of samples.
         n: number of samples.
+        block: so many nodes in a row, counted from the first, are placed at once, by products of
+            matrices; those after the last whole block one by one.
     """
 
-    def __init__(self, kernel: Kernel, n: int):
-        self._kernel, self._n = kernel, n
+    def __init__(self, kernel: Kernel, n: int, block: int = 1):
+        self._kernel, self._n, self._block = kernel, n, block
         self._nodes: list[int] = []
         self._rows = np.empty((0, n), np.float32)
         self._inverse = np.empty((0, 0))
@@ -46,12 +48,38 @@ class Field:
                 break
             shared += 1
         if shared < len(self._nodes):
-            del self._nodes[shared:]
+            self._keep(shared - shared % self._block)
+        block = self._block
+        while (placed := len(self._nodes)) < len(nodes):
+            if block > 1 and placed - placed % block + block <= len(nodes):
+                self._keep(placed - placed % block)
+                self._add_block(list(nodes[len(self._nodes) :][:block]))
+            else:
+                self._add(nodes[placed])
+
+    def _keep(self, count: int) -> None:
+        """Forgets all but the first nodes."""
+        if count < len(self._nodes):
+            del self._nodes[count:]
             self._variance = np.ones(self._n, np.float32)
-            for row in self._rows[:shared]:
+            for row in self._rows[:count]:
                 self._variance -= row * row
-        for node in nodes[shared:]:
-            self._add(node)
+
+    def _add_block(self, nodes: list[int]) -> None:
+        m, new = len(self._nodes), len(nodes)
+        self._reserve(m + new)
+        kernel = self._kernel(np.array(nodes), slice(None))
+        inverse = self._inverse[:m, :m]
+        left = kernel[:, self._nodes].astype(np.float64) @ inverse.T
+        rest = kernel[:, nodes].astype(np.float64) + NOISE * np.eye(new) - left @ left.T
+        own = np.linalg.inv(np.linalg.cholesky(rest))
+        kernel -= left.astype(np.float32) @ self._rows[:m]
+        self._rows[m : m + new] = own.astype(np.float32) @ kernel
+        self._inverse[m : m + new, :m] = -own @ (left @ inverse)
+        self._inverse[m : m + new, m : m + new] = own
+        for row in self._rows[m : m + new]:
+            self._variance -= row * row
+        self._nodes.extend(nodes)
 
     def _add(self, node: int) -> None:
         m = len(self._nodes)

@@ -70,11 +70,13 @@ class Geometry:
 
     Args:
         embeddings: [n, d] finite floats.
+        block: of nodes that the fields place at once.
     """
 
-    def __init__(self, embeddings: np.ndarray):
+    def __init__(self, embeddings: np.ndarray, block: int = 1):
         self.embeddings = embeddings
         self.n = len(embeddings)
+        self._block = block
         self._memory: dict[str, np.ndarray] = {}
 
     @functools.cached_property
@@ -160,7 +162,7 @@ class Geometry:
         """What placed samples say about all others, for data in clusters and for data without."""
         clustered = functools.partial(self.kernel, shares=_CLUSTERED)
         smooth = functools.partial(self.kernel, shares=_SMOOTH)
-        return Field(clustered, self.n), Field(smooth, self.n)
+        return Field(clustered, self.n, self._block), Field(smooth, self.n, self._block)
 
     def between(self, member: np.ndarray, count: int) -> np.ndarray:
         """[C, C] summed normalised edge weights between groups, [n] int each below `count`."""
@@ -196,11 +198,6 @@ class Geometry:
         if name not in self._memory:
             self._memory[name] = make()
         return self._memory[name]
-
-    @functools.cached_property
-    def field(self) -> Field:
-        """What placed samples say about all others; grows with the samples it is asked about."""
-        return Field(self.kernel, self.n)
 
     @property
     def cells(self) -> np.ndarray:
