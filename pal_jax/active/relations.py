@@ -76,6 +76,7 @@ class Relations:
     def __init__(self, n: int, known: np.ndarray | None = None):
         self.n = n
         self._known = _known_groups(n, known)  # [n] name of the group known from the start, or -1
+        self._labelled = np.flatnonzero(self._known >= 0)
         self._votes: dict[Pair, list[tuple[int, Relation]]] = collections.defaultdict(list)
         self._unsure: list[Pair] = []
         self._said: list[tuple[int, int, int, int]] = []  # rows of `judgements`
@@ -114,12 +115,12 @@ class Relations:
         """Ascending ids of all samples that may share a group, and their groups' names, [K] each.
 
         Those that were called alike to another or whose label was known from the start; every
-        other sample is a group of its own. O(K), but for labels known from the start.
+        other sample is a group of its own. O(K log K).
         """
         table = self.judgements()
         alike = table.relation == _CODE[Relation.ALIKE]
-        known = np.flatnonzero(self._known >= 0)
-        samples = np.unique(np.concatenate([table.first[alike], table.second[alike], known]))
+        told = [table.first[alike], table.second[alike], self._labelled]
+        samples = np.unique(np.concatenate(told))
         return samples, self.names(samples)
 
     def names(self, samples: np.ndarray) -> np.ndarray:
@@ -138,6 +139,10 @@ class Relations:
     def known(self) -> np.ndarray:
         """[n] int64: the name of the sample's group known from the start, -1 where none is."""
         return self._known
+
+    def labelled(self) -> np.ndarray:
+        """Ascending ids of the samples whose label was known from the start."""
+        return self._labelled
 
     def votes(self, i: int, j: int) -> int:
         """How often this very pair was called alike, less how often not alike."""

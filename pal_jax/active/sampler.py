@@ -294,7 +294,7 @@ class Sampler:
             members = samples[group == one]
             labelled = members[known[members] >= 0]
             names[members] = names[labelled[0]] if len(labelled) else members.min()
-        samples = np.union1d(samples, np.flatnonzero(known >= 0))
+        samples = np.union1d(samples, self._relations.labelled())
         return samples, names[samples]
 
     def batch(self, size: int) -> Batch:

@@ -182,11 +182,11 @@ class Sketch:
 
     def _told_of(self, hard: bool) -> np.ndarray:
         """Ascending ids of the samples of which something may be proven."""
-        known = np.flatnonzero(self._all.known() >= 0)
+        labelled = self._all.labelled()
         if not hard:
-            return known
+            return labelled
         judgements = self._all.judgements()
-        return np.unique(np.concatenate([known, judgements.first, judgements.second]))
+        return np.unique(np.concatenate([labelled, judgements.first, judgements.second]))
 
 
 class Near:
@@ -374,9 +374,8 @@ class LastSketch:
 
 def _named(relations: Relations, joined: int) -> np.ndarray:
     """Ids of the samples that join the uniform draw, each once."""
-    known = relations.known()
-    labelled = np.flatnonzero(known >= 0)
-    first = np.flatnonzero(known == np.arange(len(known)))  # a group is named by its first sample
+    labelled = relations.labelled()
+    first = labelled[relations.known()[labelled] == labelled]  # it names the group of its label
     judgements = relations.judgements()
     asked = np.concatenate([judgements.first[:joined], judgements.second[:joined]])
     samples, times = np.unique(asked, return_counts=True)
