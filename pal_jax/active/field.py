@@ -34,6 +34,7 @@ class Field:
         self._rows = np.empty((0, n), np.float32)
         self._inverse = np.empty((0, 0))
         self._variance = np.ones(n, np.float32)
+        self._precisions: np.ndarray | None = None
 
     @property
     def nodes(self) -> list[int]:
@@ -49,6 +50,8 @@ class Field:
             shared += 1
         if shared < len(self._nodes):
             self._keep(shared - shared % self._block)
+        if self._nodes != list(nodes):
+            self._precisions = None
         block = self._block
         while (placed := len(self._nodes)) < len(nodes):
             if block > 1 and placed - placed % block + block <= len(nodes):
@@ -121,13 +124,18 @@ class Field:
         m = len(self._nodes)
         inverse = self._inverse[:m, :m]
         weights = inverse.T @ (inverse @ labels)
-        return labels - weights / np.square(inverse).sum(axis=0)[:, None]
+        return labels - weights / self._precision()[:, None]
 
     def left_out_variance(self) -> np.ndarray:
         """[m] posterior variance at each node as if its own label were not known, in [0, 1]."""
+        return np.clip(1.0 / self._precision() - NOISE, 0.0, 1.0)
+
+    def _precision(self) -> np.ndarray:
+        """[m] inverse of the variance of each node's label, given all others."""
         m = len(self._nodes)
-        precision = np.square(self._inverse[:m, :m]).sum(axis=0)
-        return np.clip(1.0 / precision - NOISE, 0.0, 1.0)
+        if self._precisions is None:
+            self._precisions = np.square(self._inverse[:m, :m]).sum(axis=0)
+        return self._precisions
 
     def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """[R, C] float32 posterior covariance of the function between samples."""

@@ -11,6 +11,7 @@ from pal_jax.active.evidence import Evidence, Trust
 from pal_jax.active.field import Field
 from pal_jax.active.geometry import Geometry
 from pal_jax.active.links import NEVER, Links, fit, infer_links, sigmoid
+from pal_jax.active.questions import Relation
 from pal_jax.active.relations import Judgements, Relations
 
 # power of the regression's mean that is proportional to a probability, and chance that it does not
@@ -22,6 +23,7 @@ _SURPRISE = 0.02  # share of probability that no geometry takes away
 _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample is asked about
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
 _MOST_ASKED = 4_000  # samples that were asked about that speak for the rest
+_MANY = 4_000  # judgements from which on repeats of what is proven are left out
 _ESTIMATES = 2  # of the rates of oracles, each from beliefs under the last
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
@@ -135,6 +137,9 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     unit = _units(nodes, relations, hard)
     at_unit = np.full(geometry.n, -1)
     at_unit[nodes] = unit
+    proof = hard and len(judgements.first) > _MANY
+    if proof:
+        judgements = _distinct(judgements, at_unit)
     at_proven = _proven_units(relations, nodes, unit, hard)
     for field in geometry.fields:
         field.move_to(nodes.tolist())
@@ -144,7 +149,7 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     def believe(table: np.ndarray) -> tuple[Evidence, _Belief, np.ndarray, Links]:
         said = evidence_lib.weigh(judgements, table)
         heard = said.about(at_unit)
-        belief = _believe(geometry, heard, unit, first)
+        belief = _believe(geometry, heard, unit, first, proof)
         column = _spread(belief, nodes, unit)
         proven = np.flatnonzero(at_proven >= 0)
         column[proven] = belief.share[at_proven[proven]]
@@ -283,8 +288,13 @@ def _known_columns(
     return column_of[known]
 
 
-def _believe(geometry: Geometry, heard: Evidence, unit: np.ndarray, first: np.ndarray) -> _Belief:
-    """What is believed of each unit, with as many columns as answers demand."""
+def _believe(
+    geometry: Geometry, heard: Evidence, unit: np.ndarray, first: np.ndarray, proof: bool
+) -> _Belief:
+    """What is believed of each unit, with as many columns as answers demand.
+
+    They are opened one by one or, where answers are `proof`, at once for units kept apart.
+    """
     start, grown = len(first), 0
     model = _Model(geometry.fields[0], _SHARP, _DOUBTED)
     while True:
@@ -293,7 +303,11 @@ def _believe(geometry: Geometry, heard: Evidence, unit: np.ndarray, first: np.nd
         founders = np.flatnonzero(belief.share.argmax(axis=1) == len(first))
         if not len(founders):
             break
-        first = np.append(first, _strangers(geometry, belief, unit, founders))
+        if proof:
+            surest = founders[np.argsort(-belief.share[founders, -1], kind="stable")]
+            first = np.append(first, _all_apart(surest, heard))
+        else:
+            first = np.append(first, _strangers(geometry, belief, unit, founders))
         # An outlier that nobody joins does not show that there are more classes to come.
         joined = (belief.share[unit, start:-1] > 0.5).sum(axis=0)
         grown = int((joined > 1).sum())
@@ -317,6 +331,28 @@ def _strangers(
         if len(chosen) <= len(founders) // 8 and not alike[i, chosen].any():
             chosen.append(i)
     return founders[chosen]
+
+
+def _distinct(judgements: Judgements, at_unit: np.ndarray) -> Judgements:
+    """Without what was said before of the same two units: a proof counts once."""
+    first, second = at_unit[judgements.first], at_unit[judgements.second]
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    pair = (low * (high.max() + 1) + high) * len(Relation) + judgements.relation
+    fresh = low == high  # of one unit: no evidence of units, but of how communities belong together
+    fresh[np.unique(pair, return_index=True)[1]] = True
+    rows = (judgements.first, judgements.second, judgements.relation, judgements.oracle)
+    return Judgements(*(row[fresh] for row in rows), oracles=judgements.oracles)
+
+
+def _all_apart(units: np.ndarray, heard: Evidence) -> np.ndarray:
+    """The first of [F] units, and each of the others that answers keep apart from all taken."""
+    no = heard.if_apart > heard.if_alike
+    pairs = {*zip(heard.first[no].tolist(), heard.second[no].tolist(), strict=True)}
+    taken: list[int] = []
+    for unit in units.tolist():
+        if all((unit, other) in pairs or (other, unit) in pairs for other in taken):
+            taken.append(unit)
+    return np.array(taken, np.int64)
 
 
 def _likeliest(fields: Sequence[Field], belief: _Belief, unit: np.ndarray) -> _Model:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SKETCH = 2  # stream of random numbers, beside those of batches and proposals
 _MOST_LABELLED = 2_000  # samples with a label known from the start that join the sketch
-_MOST_ASKED = 1_000  # samples that were asked about that join it
+_MOST_ASKED = 500  # samples that were asked about that join it
 _FIRST = 64  # judgements after which those asked about join for the first time
 _NEIGHBOURS = 10  # of the sketch, that speak for a sample outside of it
 _BLOCK = 64  # nodes that the regression places at once: there may be thousands
