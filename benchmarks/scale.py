@@ -41,6 +41,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 ANSWERS, TOLD, ASKED, BATCH = 100_000, 1_000, 100, 4_096
 WARM = 200  # answers of the engine's own before the first questions are timed
 CLASSES, WIDTH, NOISE = 100, 64, 1.0
+PIECES = 3  # Gaussians of a class, where quality is measured
 BUDGET = 10 * ANSWERS
 # Of a row: its key, what it is called, and the unit in which it is printed, in seconds or GiB.
 COLUMNS = {
@@ -240,7 +241,8 @@ def quality(options: argparse.Namespace) -> str:
             x, y = datasets.load(options.data)
             x = x.astype(np.float32)
         else:
-            x, y = mixture(options.samples, options.classes, options.noise, seed=0)
+            x, y = mixture(options.samples, PIECES * options.classes, options.noise, seed=0)
+            y //= PIECES
         np.savez(data, x=x, y=y)
         n = len(x)
         lines = [f"{n:,} samples, {options.step} questions at a time; answers to each accuracy\n"]
@@ -285,11 +287,13 @@ def main() -> None:
     parser.add_argument("--quality", action="store_true", help="the sketch beside the exact engine")
     parser.add_argument("--data", help="for --quality: an .npz with x [n, d] and y [n]")
     parser.add_argument("--samples", type=int, default=100_000, help="of the mixture")
-    parser.add_argument("--classes", type=int, default=20, help="of the mixture")
-    parser.add_argument("--noise", type=float, default=2.5, help="of the mixture")
-    parser.add_argument("--answers", type=int, default=400)
+    parser.add_argument(
+        "--classes", type=int, default=10, help="of the mixture, three Gaussians each"
+    )
+    parser.add_argument("--noise", type=float, default=1.5, help="of the mixture")
+    parser.add_argument("--answers", type=int, default=300)
     parser.add_argument("--step", type=int, default=20, help="questions proposed together")
-    parser.add_argument("--goals", type=float, nargs="+", default=[0.8, 0.9, 0.95])
+    parser.add_argument("--goals", type=float, nargs="+", default=[0.5, 0.7, 0.9, 0.95])
     parser.add_argument("--seeds", type=int, default=3, help="of the sketch")
     parser.add_argument("--exact", type=int, default=20_000, help="samples looked at exactly")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)

@@ -43,6 +43,9 @@ class Field:
 
     def move_to(self, nodes: Sequence[int]) -> None:
         """Makes `nodes`, all different, the placed samples; keeps what it shares from the start."""
+        nodes = list(nodes)
+        if nodes != self._nodes:
+            self._precisions = None
         shared = 0
         for old, new in zip(self._nodes, nodes, strict=False):
             if old != new:
@@ -50,13 +53,11 @@ class Field:
             shared += 1
         if shared < len(self._nodes):
             self._keep(shared - shared % self._block)
-        if self._nodes != list(nodes):
-            self._precisions = None
         block = self._block
         while (placed := len(self._nodes)) < len(nodes):
             if block > 1 and placed - placed % block + block <= len(nodes):
                 self._keep(placed - placed % block)
-                self._add_block(list(nodes[len(self._nodes) :][:block]))
+                self._add_block(nodes[len(self._nodes) :][:block])
             else:
                 self._add(nodes[placed])
 
@@ -64,6 +65,7 @@ class Field:
         """Forgets all but the first nodes."""
         if count < len(self._nodes):
             del self._nodes[count:]
+            self._reserve(count)
             self._variance = np.ones(self._n, np.float32)
             for row in self._rows[:count]:
                 self._variance -= row * row
@@ -100,13 +102,18 @@ class Field:
         self._nodes.append(node)
 
     def _reserve(self, m: int) -> None:
-        have = len(self._rows)
-        if m <= have:
-            return
-        size = max(_FIRST, 2 * have)
-        rows, inverse = np.empty((size, self._n), np.float32), np.zeros((size, size))
-        rows[:have], inverse[:have, :have] = self._rows, self._inverse
-        self._rows, self._inverse = rows, inverse
+        """Memory for m nodes, twice as much when it is full.
+
+        Its size hangs on m alone, not on what was there before: so do the last digits of products.
+        """
+        size = 0 if m == 0 else _FIRST
+        while size < m:
+            size *= 2
+        have = min(len(self._rows), size)
+        if size != len(self._rows):
+            rows, inverse = np.empty((size, self._n), np.float32), np.zeros((size, size))
+            rows[:have], inverse[:have, :have] = self._rows[:have], self._inverse[:have, :have]
+            self._rows, self._inverse = rows, inverse
 
     @property
     def variance(self) -> np.ndarray:

@@ -23,7 +23,7 @@ _SURPRISE = 0.02  # share of probability that no geometry takes away
 _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample is asked about
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
 _MOST_ASKED = 4_000  # samples that were asked about that speak for the rest
-_MANY = 4_000  # judgements from which on repeats of what is proven are left out
+_MANY, _PROOFS = 4_000, 3  # judgements from which on a proof counts so often at most
 _ESTIMATES = 2  # of the rates of oracles, each from beliefs under the last
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
@@ -334,14 +334,18 @@ def _strangers(
 
 
 def _distinct(judgements: Judgements, at_unit: np.ndarray) -> Judgements:
-    """Without what was said before of the same two units: a proof counts once."""
+    """Without what was said of the same two units three times before.
+
+    All that is said within a unit stays: it tells how communities belong together.
+    """
     first, second = at_unit[judgements.first], at_unit[judgements.second]
     low, high = np.minimum(first, second), np.maximum(first, second)
     pair = (low * (high.max() + 1) + high) * len(Relation) + judgements.relation
-    fresh = low == high  # of one unit: no evidence of units, but of how communities belong together
-    fresh[np.unique(pair, return_index=True)[1]] = True
-    rows = (judgements.first, judgements.second, judgements.relation, judgements.oracle)
-    return Judgements(*(row[fresh] for row in rows), oracles=judgements.oracles)
+    order = np.argsort(pair, kind="stable")
+    start = np.searchsorted(pair[order], pair[order])
+    before = np.empty(len(pair), np.int64)  # how often the same was said before
+    before[order] = np.arange(len(pair)) - start
+    return judgements.at((before < _PROOFS) | (low == high))
 
 
 def _all_apart(units: np.ndarray, heard: Evidence) -> np.ndarray:

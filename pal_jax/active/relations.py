@@ -47,9 +47,12 @@ class Judgements:
 
     def among(self, samples: np.ndarray) -> "Judgements":
         """Those of pairs that are both in `samples`, [S] int, in the same order."""
-        inside = np.isin(self.first, samples) & np.isin(self.second, samples)
-        rows = (self.first, self.second, self.relation, self.oracle)
-        return Judgements(*(row[inside] for row in rows), oracles=self.oracles)
+        return self.at(np.isin(self.first, samples) & np.isin(self.second, samples))
+
+    def at(self, rows: np.ndarray) -> "Judgements":
+        """Those for which [K] bool is true, in the same order."""
+        columns = (self.first, self.second, self.relation, self.oracle)
+        return Judgements(*(column[rows] for column in columns), oracles=self.oracles)
 
 
 class Relations:
