@@ -58,6 +58,8 @@ def test_the_partner_is_any_other_of_the_group():
         if len(pair) == 2:
             seen[pair[0], pair[1]] += 1
     assert (GROUPS[:, None] == GROUPS)[seen > 0].all()
+    forty = seen[100:140, 100:140]
+    assert (forty > 0).sum() > 0.5 * 40 * 39 / 2
     triples = seen[10:70, 10:70]
     inside = triples[np.triu(GROUPS[10:70, None] == GROUPS[10:70], 1)]
     assert inside.min() > 0

@@ -233,7 +233,11 @@ def test_audits_see_all_samples_alike():
 def test_what_answers_prove_of_samples_outside_overrules_their_neighbours():
     sampler = new()
     sampler.ask(LabelOracle(LABELS), Z, 30)
-    speaker = [inside(sampler, label)[0] for label in range(CLASSES)]
+    names = sampler.relations.groups()
+    size = np.bincount(names, minlength=N)[names]  # of the group that it is known to be in
+    speaker = [max(inside(sampler, label), key=size.__getitem__) for label in range(CLASSES)]
+    member = next(i for i in inside(sampler, 0) if size[i] == 1
+                  and not sampler.relations.apart(i))  # fmt: skip
     here, there = outside(sampler, 0), outside(sampler, 1)
     sampler.tell([
         say(here[0], speaker[1], ALIKE),  # although it looks like class 0
@@ -242,6 +246,7 @@ def test_what_answers_prove_of_samples_outside_overrules_their_neighbours():
         say(there[1], speaker[1], NOT_ALIKE),
         *(say(there[2], speaker[label], NOT_ALIKE) for label in range(CLASSES)),
         say(here[4], here[5], NOT_ALIKE),
+        say(member, speaker[3], ALIKE),  # in the sketch, and nothing like its neighbours
     ])  # fmt: skip
     partition = sampler.partition(Z)
     groups = partition.groups
@@ -251,8 +256,9 @@ def test_what_answers_prove_of_samples_outside_overrules_their_neighbours():
     assert groups[there[1]] != groups[speaker[1]]
     assert (groups == groups[there[2]]).sum() == 1  # nowhere else can it be
     assert groups[here[4]] != groups[here[5]]
+    assert groups[member] == groups[speaker[3]]
     assert partition.probability[there[1]] < 0.9 < partition.probability[here[0]]
-    untouched = np.setdiff1d(np.arange(N), here[:6] + there[:3])
+    untouched = np.setdiff1d(np.arange(N), [*here[:6], *there[:3], member])
     np.testing.assert_array_equal(together(groups[untouched]), together(LABELS[untouched]))
 
 
@@ -290,8 +296,19 @@ def test_neighbours_are_the_nearest_and_those_that_join_are_among_them(shift, wr
 
 
 def test_cells_without_enough_samples_are_made_up_for(monkeypatch):
+    monkeypatch.setattr(sketch, "_PROBED", 1)
+    monkeypatch.setattr(sketch, "_NEIGHBOURS", 200)  # more than there are in most cells
+    z, uniform = np.random.default_rng(0).normal(size=(2000, 3)), np.arange(0, 2000, 2)
+    rows = Nearest(z, uniform).among(uniform).result().rows
+    expected = nearest_by_hand(z, uniform, 200)
+    lacking = [set(a) == set(b) for a, b in zip(rows.tolist(), expected.tolist(), strict=True)]
+    assert (rows >= 0).all()
+    assert np.mean(lacking) > 0.9
+
+
+def test_copies_of_one_sample_have_neighbours():
     z = np.zeros((4000, 3))
-    z[:40] = np.random.default_rng(0).normal(size=(40, 3))  # all others are copies of one
+    z[:40] = np.random.default_rng(0).normal(size=(40, 3))
     rows = Nearest(z, np.arange(0, 4000, 4)).among(np.arange(0, 4000, 4)).result().rows
     assert rows.shape == (4000, 10)
     assert (rows >= 0).all()
