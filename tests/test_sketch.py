@@ -17,7 +17,7 @@ from pal_jax.active.posterior import infer
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.relations import Relations
 from pal_jax.active.sampler import Sampler
-from pal_jax.active.sketch import LastSketch, Nearest, Whole
+from pal_jax.active.sketch import LastSketch, Nearest, Sketch, Whole
 from pal_jax.errors import UserError
 
 ALIKE, NOT_ALIKE = Relation.ALIKE, Relation.NOT_ALIKE
@@ -37,6 +37,12 @@ def new(**settings) -> Sampler:
 def members(sampler: Sampler) -> np.ndarray:
     view = sampler._look_at(Z)
     return view.ids(np.arange(view.geometry.n))
+
+
+def sketch_of(sampler: Sampler, z: np.ndarray) -> Sketch:
+    view = sampler._look_at(z)
+    assert isinstance(view, Sketch)
+    return view
 
 
 def outside(sampler: Sampler, label: int) -> list[int]:
@@ -355,10 +361,10 @@ def test_an_embedding_written_to_while_its_neighbours_are_searched_is_the_one_th
                         lambda self: gate.wait(60) and search(self))  # fmt: skip
     z, sampler = Z.copy(), new()
     sampler.propose(z, 1)
-    near = sampler._look_at(z)._near
+    near = sketch_of(sampler, z)._near
     z[:] = 0.0
     gate.set()
-    np.testing.assert_array_equal(near.result().rows, new()._look_at(Z)._near.result().rows)
+    np.testing.assert_array_equal(near.result().rows, sketch_of(new(), Z)._near.result().rows)
 
 
 def test_a_failed_search_is_not_swallowed(monkeypatch):

@@ -139,8 +139,8 @@ class Field:
 
     def _precision(self) -> np.ndarray:
         """[m] inverse of the variance of each node's label, given all others."""
-        m = len(self._nodes)
         if self._precisions is None:
+            m = len(self._nodes)
             self._precisions = np.square(self._inverse[:m, :m]).sum(axis=0)
         return self._precisions
 

@@ -158,7 +158,7 @@ class Sketch:
         for members in np.split(left, np.flatnonzero(np.diff(names[left])) + 1):
             if not len(members):
                 continue
-            name = names[members[0]]
+            name = int(names[members[0]])
             share = _mean(shares, *near.of(members)).mean(axis=0)
             share = (1.0 - _SURPRISE) * share + _SURPRISE * typical
             against = [cluster_of[other] for other in self._all.apart(name)] if hard else []
