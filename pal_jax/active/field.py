@@ -139,10 +139,11 @@ class Field:
 
     def _precision(self) -> np.ndarray:
         """[m] inverse of the variance of each node's label, given all others."""
-        if self._precisions is None:
+        out = self._precisions
+        if out is None:
             m = len(self._nodes)
-            self._precisions = np.square(self._inverse[:m, :m]).sum(axis=0)
-        return self._precisions
+            self._precisions = out = np.square(self._inverse[:m, :m]).sum(axis=0)
+        return out
 
     def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """[R, C] float32 posterior covariance of the function between samples."""

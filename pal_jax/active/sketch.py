@@ -1,6 +1,7 @@
 """What the engine looks at: all samples or, where they are many, a sketch of them."""
 
 import concurrent.futures
+import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -136,8 +137,7 @@ class Sketch:
     ) -> None:
         """Moves the samples outside of the sketch to where the answers about them prove they are.
 
-        What is proven to be of one group goes where its members in the sketch are. Without any,
-        it goes together to the likeliest cluster that nothing is proven against, or apart.
+        What is proven to be of one group goes where its members in the sketch are.
         """
         hard = self._trust.is_hard(self._all.judgements())
         names = self._names(hard)
@@ -148,30 +148,20 @@ class Sketch:
         decided = (cluster_of[names] >= 0) & (self._row_of < 0)
         groups[decided] = cluster_of[names[decided]]
         sureness[decided] = sure_of[names[decided]]
-        left = self._told_of(hard)
-        left = left[cluster_of[names[left]] < 0]
-        left = left[np.argsort(names[left], kind="stable")]
-        shares = posterior.cluster.astype(np.float32)
-        typical = shares.mean(axis=0)
-        labelled = np.unique(groups[self._ids[self.relations.known() >= 0]])
-        count = shares.shape[1]
-        for members in np.split(left, np.flatnonzero(np.diff(names[left])) + 1):
-            if not len(members):
-                continue
-            name = int(names[members[0]])
-            share = _mean(shares, *near.of(members)).mean(axis=0)
-            share = (1.0 - _SURPRISE) * share + _SURPRISE * typical
-            against = [cluster_of[other] for other in self._all.apart(name)] if hard else []
-            share[[cluster for cluster in against if 0 <= cluster < len(share)]] = 0.0
-            if self._all.known()[name] >= 0:
-                share[labelled] = 0.0
-            if share.any():
-                cluster, sure = int(share.argmax()), float(share.max() / share.sum())
-            else:
-                cluster, sure = count, 1.0
-                count += 1
-            groups[members], sureness[members] = cluster, sure
-            cluster_of[name] = cluster
+        told = self._told_of(hard)
+        left = told[cluster_of[names[told]] < 0]
+        if len(left):
+            left = left[np.argsort(names[left], kind="stable")]
+            together = np.split(left, np.flatnonzero(np.diff(names[left])) + 1)
+            labelled = np.unique(groups[self._ids[self.relations.labelled()]])
+            place = _Places(posterior, near, labelled)
+            for members in together:
+                name = int(names[members[0]])
+                against = [cluster_of[other] for other in self._all.apart(name)] if hard else []
+                is_labelled = self._all.known()[name] >= 0
+                cluster, sure = place.find(members, against, is_labelled)
+                groups[members], sureness[members] = cluster, sure
+                cluster_of[name] = cluster
 
     def _names(self, hard: bool) -> np.ndarray:
         """[n] int: samples with equal names are proven to be of one group."""
@@ -189,6 +179,40 @@ class Sketch:
         return np.unique(np.concatenate([labelled, judgements.first, judgements.second]))
 
 
+class _Places:
+    """Clusters for groups of which the sketch has no member.
+
+    Args:
+        labelled: [Q] clusters that stand for labels known from the start.
+    """
+
+    def __init__(self, posterior: Posterior, near: "Near", labelled: np.ndarray):
+        self._shares, self._near = posterior.cluster.astype(np.float32), near
+        self._typical, self._labelled = self._shares.mean(axis=0), labelled
+        self._count = self._shares.shape[1]
+
+    def find(
+        self, members: np.ndarray, against: Sequence[int], is_labelled: bool
+    ) -> tuple[int, float]:
+        """The likeliest cluster that nothing is proven `against`, or a new one; how sure that is.
+
+        Args:
+            members: samples that are in one group.
+            against: clusters of others that they are kept apart from; -1 where not yet decided.
+            is_labelled: whether it has a label, which no cluster of `labelled` then can have.
+        """
+        share = _mean(self._shares, *self._near.of(members)).mean(axis=0)
+        share = (1.0 - _SURPRISE) * share + _SURPRISE * self._typical
+        share[[cluster for cluster in against if 0 <= cluster < len(share)]] = 0.0
+        if is_labelled:
+            share[self._labelled] = 0.0
+        if share.any():
+            return int(share.argmax()), float(share.max() / share.sum())
+        self._count += 1
+        return self._count - 1, 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Near:
     """Neighbours in the sketch of each of n samples.
 
@@ -197,8 +221,8 @@ class Near:
         square: [n, k] float32 squared distances to them.
     """
 
-    def __init__(self, rows: np.ndarray, square: np.ndarray):
-        self.rows, self.square = rows, square
+    rows: np.ndarray
+    square: np.ndarray
 
     def of(self, samples: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
         """[S, k] rows, and weights that sum to 1: exp(-square / that of the farthest)."""
@@ -296,10 +320,12 @@ class _Points:
 
     def __init__(self, embeddings: np.ndarray, uniform: np.ndarray):
         self.n, self.d = embeddings.shape
-        largest = max(float(np.abs(embeddings[part]).max()) for part in _parts(self.n, self.d))
+        blocks = [embeddings[part] for part in _parts(self.n, self.d)]
+        largest = max(max(float(rows.max()), -float(rows.min())) for rows in blocks)
         self._scale = largest if largest > 0.0 else 1.0
-        self._centre = (embeddings[uniform] / self._scale).mean(axis=0)
+        self._centre = np.zeros(self.d)
         self._kept, self._framed = embeddings, False
+        self._centre = self.of(uniform).mean(axis=0, dtype=np.float64)
         if not read_only(embeddings):
             kept = np.empty(embeddings.shape, np.float32)
             for part in _parts(self.n, self.d):
@@ -311,7 +337,8 @@ class _Points:
         rows = self._kept[samples]
         if self._framed:
             return np.ascontiguousarray(rows)
-        return np.ascontiguousarray(rows / self._scale - self._centre, np.float32)
+        rows = rows.astype(np.promote_types(rows.dtype, np.float32)) / self._scale
+        return np.ascontiguousarray(rows - self._centre, np.float32)
 
 
 def _parts(n: int, width: int) -> Iterator[slice]:
