@@ -293,7 +293,7 @@ def _believe(
 ) -> _Belief:
     """What is believed of each unit, with as many columns as answers demand.
 
-    They are opened one by one or, where answers are `proof`, at once for units kept apart.
+    They are opened a few at a time or, where answers are `proof`, at once for units kept apart.
     """
     start, grown = len(first), 0
     model = _Model(geometry.fields[0], _SHARP, _DOUBTED)
