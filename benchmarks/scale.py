@@ -8,7 +8,8 @@ Gaussians in 64 dimensions, and a journal of 100,000 right answers, such as a sc
 against representatives of classes until one is like it. Seconds are the processor's, of the one
 thread that asks, so that other work on the machine adds none; those of `tell` are the wall's, with
 the disk in them. The best of some where a thing can be done again. Neighbours are searched by a
-second thread meanwhile. Memory is the growth of the peak resident set from the moment the
+second thread meanwhile; its seconds are those for two samplers, one that asks from the start and
+one that reads the journal. Memory is the growth of the peak resident set from the moment the
 embedding is there.
 
 The second compares the sketch with the exact engine on the same data: answers to given
@@ -39,6 +40,7 @@ from pal_jax.active.sampler import Sampler
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 ANSWERS, TOLD, ASKED, BATCH = 100_000, 1_000, 100, 4_096
+NOTHING = 1e-5  # seconds of a thread that has nothing to do
 LONG = 10.0  # seconds after which nothing is timed again
 WARM = 200  # answers of the engine's own before the first questions are timed
 CLASSES, WIDTH, NOISE = 100, 64, 1.0
@@ -162,11 +164,21 @@ def table(rows: Sequence[dict[str, float]]) -> str:
     for before, row in zip([None, *rows], rows, strict=False):
         if before:
             ratio = math.log(row["n"] / before["n"])
-            powers = [f"n^{math.log(row[key] / before[key]) / ratio:.2f}" for key in COLUMNS]
+            powers = [power(before[key], row[key], ratio) for key in COLUMNS]
             lines.append("| | " + " | ".join(powers) + " |")
-        cells = [f"{row[key] / unit:.3g}" for key, (_, unit) in COLUMNS.items()]
+        cells = [cell(row[key], unit) for key, (_, unit) in COLUMNS.items()]
         lines.append("| " + " | ".join([f"{int(row['n']):,}", *cells]) + " |")
     return "\n".join(lines)
+
+
+def cell(value: float, unit: float) -> str:
+    return f"{float(f'{value / unit:.3g}'):,g}" if value > NOTHING else "-"
+
+
+def power(before: float, now: float, ratio: float) -> str:
+    if min(before, now) <= NOTHING:
+        return ""
+    return f"n^{math.log(now / before) / ratio:.2f}"
 
 
 def draw(rows: Sequence[dict[str, float]], path: Path) -> None:
@@ -185,7 +197,9 @@ def draw(rows: Sequence[dict[str, float]], path: Path) -> None:
         for key, (title, _) in COLUMNS.items():
             if key != "gib":
                 label = title.rsplit(",", 1)[0]
-                ax.loglog(n, [row[key] for row in rows], "o-", ms=4, lw=1.6, label=label)
+                seconds = np.array([row[key] for row in rows])
+                seconds[seconds <= NOTHING] = np.nan
+                ax.loglog(n, seconds, "o-", ms=4, lw=1.6, label=label)
         guide = n * np.log(n)
         ax.loglog(n, guide / guide[-1] * 10.0, ":", color="#555555", label="n log n")
         ax.set_xlabel("samples")
