@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import drawing, floor, loop, questions, rivals
+from benchmarks import drawing, floor, loop, questions, rivals, scale
 from benchmarks.judge import Judge, SpentError, accuracy, checks_up_to, majority, oracle_of
+from pal_jax.active.journal import Journal
 from pal_jax.active.questions import Question, Relation
+from pal_jax.active.relations import Relations
 
 CHECKS = [0, 10, 40]
 
@@ -196,3 +198,47 @@ def test_the_loop_is_looked_at_after_answers_and_after_training(tmp_path):
 def test_the_largest_fall_is_below_what_was_reached_before():
     curves = [{"accuracy": [0.5, 0.9, 0.8, 0.95]}, {"accuracy": [0.2, 0.4, 0.6]}]
     assert loop.falls(curves) == "0.100"
+
+
+def test_the_scan_of_scale_is_right_and_groups_the_samples(rng):
+    _, y = scale.mixture(200, 4, 1.0, seed=0)
+    log = scale.scan(y, rng)
+    answers = [next(log) for _ in range(600)]
+    relations = Relations(200)
+    relations.add(answers)
+    np.testing.assert_array_equal(relations.groups(), np.unique(y, return_index=True)[1][y])
+    said = [relation for answer in answers for relation in answer.relations]
+    assert 0.7 < np.mean([relation is Relation.ALIKE for relation in said]) < 0.9
+
+
+def test_scale_measures_all_its_columns_and_draws_them(tmp_path, monkeypatch):
+    for name, value in {"TOLD": 20, "ASKED": 5, "WARM": 10, "BATCH": 16}.items():
+        monkeypatch.setattr(scale, name, value)
+    rows = []
+    for n in (100, 200):
+        x, y = scale.mixture(n, 4, 1.0, seed=0)
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        np.save(folder / "x.npy", x)
+        np.save(folder / "y.npy", y)
+        with Journal(folder / "journal") as journal:
+            log = scale.scan(y, np.random.default_rng(1))
+            journal.append([next(log) for _ in range(150)])
+        rows.append({**scale.measure(folder), "gib": 1.0, "neighbours": 1.0})
+    assert all(value >= 0.0 for row in rows for value in row.values())
+    lines = scale.table([dict.fromkeys(rows[0], 2.0**k) | {"n": 10.0**k} for k in (1, 2)])
+    assert lines.count("n^0.30") == len(scale.COLUMNS)  # log10 of 2
+    scale.draw(rows, tmp_path / "scale.png")
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scale_finds_where_an_accuracy_is_reached(tmp_path):
+    assert scale.first([0, 10, 20], [0.2, 0.4, 0.8], 0.6) == 15
+    assert scale.first([0, 10], [0.7, 0.8], 0.6) == 0
+    assert scale.first([0, 10], [0.2, 0.4], 0.6) == float("inf")
+    assert scale.spread([15.2, float("inf")]) == "15 never"
+    x, y = scale.mixture(120, 3, 0.5, seed=0)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    for exact in (120, 60):
+        found = scale.curve(tmp_path / "data.npz", exact, [0, 10, 30], seed=0)
+        assert found["accuracy"][-1] > 0.95

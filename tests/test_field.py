@@ -18,9 +18,12 @@ def random_kernel(n: int, rank: int = 12, seed: int = 0) -> np.ndarray:
 K = random_kernel(N)
 
 
-def field(nodes=(), kernel=K) -> Field:
+BLOCKS = [1, 7, 64]
+
+
+def field(nodes=(), kernel=K, block=1) -> Field:
     single = kernel.astype(np.float32)
-    out = Field(lambda rows, columns: single[rows][:, columns].copy(), len(kernel))
+    out = Field(lambda rows, columns: single[rows][:, columns].copy(), len(kernel), block)
     out.move_to(nodes)
     return out
 
@@ -46,8 +49,9 @@ def numbers(of: Field) -> list[np.ndarray]:
     ]  # fmt: skip
 
 
-def test_mean_variance_and_covariance_are_those_of_the_textbook():
-    one, labels = field(NODES), labels_of(NODES)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_mean_variance_and_covariance_are_those_of_the_textbook(block):
+    one, labels = field(NODES, block=block), labels_of(NODES)
     mean, covariance = regression(NODES, labels)
     np.testing.assert_allclose(one.mean(labels), mean, atol=1e-3)
     np.testing.assert_allclose(one.variance, covariance.diagonal(), atol=1e-4)
@@ -56,8 +60,9 @@ def test_mean_variance_and_covariance_are_those_of_the_textbook():
     np.testing.assert_allclose(found, covariance[np.ix_(rows, columns)], atol=1e-4)
 
 
-def test_left_out_is_the_regression_without_that_node():
-    one, labels = field(NODES), labels_of(NODES)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_left_out_is_the_regression_without_that_node(block):
+    one, labels = field(NODES, block=block), labels_of(NODES)
     for k, node in enumerate(NODES):
         rest = [other for other in NODES if other != node]
         mean, covariance = regression(rest, np.delete(labels, k, axis=0))
@@ -65,6 +70,7 @@ def test_left_out_is_the_regression_without_that_node():
         assert one.left_out_variance()[k] == pytest.approx(covariance[node, node], abs=1e-4)
 
 
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize(
     "way",
     [
@@ -74,20 +80,25 @@ def test_left_out_is_the_regression_without_that_node():
         [NODES[::-1], NODES],  # shares nothing
         [NODES, NODES],
         [NODES, [], NODES],
+        [list(range(N)), NODES],  # is cut to nothing, with memory for more
+        [NODES[:20], NODES[:15], NODES[:33], NODES],  # back and forth over the edges of blocks
+        [NODES[:k] for k in range(1, 41)],
     ],
 )
-def test_what_it_says_does_not_depend_on_how_it_got_there(way):
-    one = field()
+def test_what_it_says_does_not_depend_on_how_it_got_there(way, block):
+    one = field(block=block)
     for nodes in way:
         one.move_to(nodes)
+        numbers(one)
     assert one.nodes == NODES
-    for found, expected in zip(numbers(one), numbers(field(NODES)), strict=True):
+    for found, expected in zip(numbers(one), numbers(field(NODES, block=block)), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_it_grows_past_its_first_memory():
+@pytest.mark.parametrize("block", BLOCKS)
+def test_it_grows_past_its_first_memory(block):
     nodes = list(range(0, N - 1))
-    one = field()
+    one = field(block=block)
     for count in range(0, len(nodes) + 1, 13):
         one.move_to(nodes[:count])
     one.move_to(nodes)
@@ -107,10 +118,22 @@ def test_without_nodes_nothing_is_known():
                                   K.astype(np.float32)[:3, :4])  # fmt: skip
 
 
-def test_exact_copies_as_nodes_stay_finite_and_variances_stay_in_their_bounds():
+@pytest.mark.parametrize("block", [1, 6])
+def test_exact_copies_as_nodes_stay_finite_and_variances_stay_in_their_bounds(block):
     kernel = np.ones((6, 6))
-    one = field(range(6), kernel)
+    one = field(range(6), kernel, block)
     np.testing.assert_allclose(one.mean(np.ones((6, 1))), 6.0 / (6.0 + NOISE), rtol=1e-4)
     for variance in (one.variance, one.left_out_variance()):
         assert (variance >= 0.0).all()
         assert (variance < 0.01).all()
+
+
+def test_whole_blocks_are_placed_by_few_products():
+    asked = []
+
+    def kernel(rows, columns):
+        asked.append(len(rows))
+        return K.astype(np.float32)[rows][:, columns].copy()
+
+    Field(kernel, N, block=16).move_to(NODES)
+    assert asked == [16, 16, *[1] * 8]

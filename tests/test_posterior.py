@@ -322,3 +322,77 @@ def test_of_units_that_want_a_group_the_surest_strangers_open_one():
     assert strangers(list(range(0, 40, 8))) == [32]  # of one class: one opens it for all
     assert strangers([3, 4]) == [4]
     assert len(strangers(list(range(40)))) == 6
+
+
+MANY = [truth([(i, (i + 4) % N), (i, (i + 1) % N)]) for i in range(0, 80)]
+
+
+def some_of_each() -> list[Answer]:
+    """All of the first 80 samples against their neighbours: a hundred samples, much of it twice."""
+    return [answer for pair in MANY for answer in pair]
+
+
+@pytest.mark.parametrize("trust", [HARD, SOFT, Trust(None)])
+def test_of_too_many_samples_asked_about_some_speak_and_proof_holds_for_all(monkeypatch, trust):
+    answers = some_of_each() + truth([(0, i) for i in range(60, 90)])
+    monkeypatch.setattr(posterior_lib, "_MOST_ASKED", 16)
+    asked = {i for answer in answers for pair in answer.judgements for i in pair[:2]}
+    relations = Relations(N)
+    relations.add(answers)
+    posterior = infer(NEAR, relations, trust)
+    spoken = [node for node in posterior.nodes.tolist() if node not in NEAR.medoids]
+    assert len(asked) > 80
+    assert 4 <= len(spoken) <= 16
+    assert 0 in spoken  # the most often asked about
+    assert np.isfinite(posterior.column).all()
+    if trust.error_rate is None:
+        assert posterior.error < 0.05  # what nobody hears makes no oracle look bad
+    if trust is HARD:
+        groups, told = partition(posterior), np.arange(84)  # each with others of its class
+        np.testing.assert_array_equal(together(groups[told]), together(LABELS[told]))
+        for members in (told[told % 4 == group] for group in range(4)):
+            column = posterior.column[members]
+            np.testing.assert_array_equal(column, column[:1].repeat(len(members), axis=0))
+
+
+def test_who_speaks_changes_seldom_as_answers_come_in(monkeypatch):
+    monkeypatch.setattr(posterior_lib, "_MOST_ASKED", 16)
+    answers, changes, before = truth(some_pairs(200)), 0, []
+    relations = Relations(N)
+    for answer in answers:
+        relations.add([answer])
+        now = posterior_lib._asked(relations.judgements())
+        assert len(now) == len(set(now)) <= 16
+        changes += now[: len(before)] != before
+        before = now
+    assert changes <= 200 / (16 // 4)
+
+
+def test_where_answers_are_many_a_proof_counts_thrice_and_groups_open_together(monkeypatch):
+    y = np.arange(N) % 12  # more classes than communities: most must be opened by answers
+    z = np.random.default_rng(0).normal(size=(N, 3)) + 3.0 * np.eye(3)[y % 3]
+    geometry, few = Geometry(z), list(range(12))
+    pairs = [(i, j) for i in few for j in few if i < j] * 5 + [(i % 12, i) for i in range(12, 60)]
+    answers = truth(pairs, y)
+    sweeps = []
+    real = posterior_lib._sweep
+    monkeypatch.setattr(posterior_lib, "_sweep", lambda *a: sweeps.append(1) or real(*a))
+    slow = believe(*answers, geometry=geometry)
+    count, heard = len(sweeps), len(answers)
+    monkeypatch.setattr(posterior_lib, "_MANY", heard - 1)
+    fast = believe(*answers, geometry=geometry)
+    assert len(sweeps) - count < count - 3
+    for found in (slow, fast):
+        np.testing.assert_array_equal(together(partition(found)[:60]), together(y[:60]))
+        assert found.column.shape == slow.column.shape
+    monkeypatch.setattr(posterior_lib, "_MANY", heard)
+    np.testing.assert_array_equal(believe(*answers, geometry=geometry).column, slow.column)
+
+
+def test_a_proof_of_two_units_is_kept_three_times_and_all_that_is_said_inside_of_one():
+    relations = Relations(6)
+    relations.add([say(0, 1, ALIKE)] * 5 + [say(0, 2, NOT_ALIKE), say(3, 1, NOT_ALIKE)] * 2)
+    relations.add([say(2, 1, NOT_ALIKE), say(4, 5, UNKNOWN), say(5, 4, ALIKE)])
+    kept = posterior_lib._distinct(relations.judgements(), np.array([0, 0, 1, 1, 2, 3]))
+    np.testing.assert_array_equal(kept.first, [0] * 5 + [0, 3, 0, 4, 5])
+    np.testing.assert_array_equal(kept.second, [1] * 5 + [2, 1, 2, 5, 4])

@@ -162,3 +162,36 @@ def test_judgements_are_all_that_was_said_in_its_order():
     assert said.relation.tolist() == [2, 0, 1, 0]
     assert said.oracle.tolist() == [0, 0, 1, 0]
     assert said.oracles == ("bob", "ann")
+
+
+def test_those_that_may_share_a_group_are_listed_with_its_name():
+    known = np.array([-1, 4, -1, 4, -1, -1, -1, -1, -1])
+    relations = Relations(N, known)
+    np.testing.assert_array_equal(relations.labelled(), [1, 3])
+    np.testing.assert_array_equal(relations.joined(), [[1, 3], [1, 1]])
+    relations.add([say(8, 6, ALIKE), say(0, 2, NOT_ALIKE), say(6, 5, ALIKE), say(4, 7, UNKNOWN)])
+    samples, names = relations.joined()
+    np.testing.assert_array_equal(samples, [1, 3, 5, 6, 8])
+    np.testing.assert_array_equal(names, [1, 1, 5, 5, 5])
+    relations.add([say(5, 8, NOT_ALIKE), say(6, 8, NOT_ALIKE), say(3, 0, ALIKE)])  # 8 is cut off
+    samples, names = relations.joined()
+    np.testing.assert_array_equal(names, relations.groups()[samples])
+    np.testing.assert_array_equal(relations.names(np.array([8, 0, 7, 5])), [8, 0, 7, 5])
+    rest = np.setdiff1d(np.arange(N), samples)
+    np.testing.assert_array_equal(relations.groups()[rest], rest)
+
+
+def test_the_table_of_judgements_grows_with_the_log():
+    relations = Relations(N)
+    relations.add([say(0, 1, ALIKE)])
+    before = relations.judgements()
+    relations.add([say(3, 2, UNKNOWN), say(1, 4, NOT_ALIKE)])
+    table = relations.judgements()
+    np.testing.assert_array_equal(before.first, [0])
+    for rows, expected in ((table.first, [0, 3, 1]), (table.second, [1, 2, 4]),
+                           (table.relation, [0, 2, 1]), (table.oracle, [0, 0, 0])):  # fmt: skip
+        np.testing.assert_array_equal(rows, expected)
+    some = table.among(np.array([1, 4, 0, 2]))
+    np.testing.assert_array_equal(np.stack([some.first, some.second]), [[0, 1], [1, 4]])
+    np.testing.assert_array_equal(some.relation, [0, 1])
+    assert some.oracles == ("me",)

@@ -24,14 +24,17 @@ class Field:
     Args:
         kernel: the similarity of samples.
         n: number of samples.
+        block: so many nodes in a row, counted from the first, are placed at once, by products of
+            matrices; those after the last whole block one by one.
     """
 
-    def __init__(self, kernel: Kernel, n: int):
-        self._kernel, self._n = kernel, n
+    def __init__(self, kernel: Kernel, n: int, block: int = 1):
+        self._kernel, self._n, self._block = kernel, n, block
         self._nodes: list[int] = []
         self._rows = np.empty((0, n), np.float32)
         self._inverse = np.empty((0, 0))
         self._variance = np.ones(n, np.float32)
+        self._precisions: np.ndarray | None = None
 
     @property
     def nodes(self) -> list[int]:
@@ -40,18 +43,48 @@ class Field:
 
     def move_to(self, nodes: Sequence[int]) -> None:
         """Makes `nodes`, all different, the placed samples; keeps what it shares from the start."""
+        nodes = list(nodes)
+        if nodes != self._nodes:
+            self._precisions = None
         shared = 0
         for old, new in zip(self._nodes, nodes, strict=False):
             if old != new:
                 break
             shared += 1
         if shared < len(self._nodes):
-            del self._nodes[shared:]
+            self._keep(shared - shared % self._block)
+        block = self._block
+        while (placed := len(self._nodes)) < len(nodes):
+            if block > 1 and placed - placed % block + block <= len(nodes):
+                self._keep(placed - placed % block)
+                self._add_block(nodes[len(self._nodes) :][:block])
+            else:
+                self._add(nodes[placed])
+
+    def _keep(self, count: int) -> None:
+        """Forgets all but the first nodes."""
+        if count < len(self._nodes):
+            del self._nodes[count:]
+            self._reserve(count)
             self._variance = np.ones(self._n, np.float32)
-            for row in self._rows[:shared]:
+            for row in self._rows[:count]:
                 self._variance -= row * row
-        for node in nodes[shared:]:
-            self._add(node)
+
+    def _add_block(self, nodes: list[int]) -> None:
+        m, new = len(self._nodes), len(nodes)
+        self._reserve(m + new)
+        kernel = self._kernel(np.array(nodes), slice(None))
+        inverse = self._inverse[:m, :m]
+        left = kernel[:, self._nodes].astype(np.float64) @ inverse.T
+        rest = kernel[:, nodes].astype(np.float64) + NOISE * np.eye(new) - left @ left.T
+        own = np.linalg.inv(np.linalg.cholesky(rest))
+        kernel -= left.astype(np.float32) @ self._rows[:m]
+        self._rows[m : m + new] = own.astype(np.float32) @ kernel
+        self._inverse[m : m + new, :m] = -own @ (left @ inverse)
+        self._inverse[m : m + new, m : m + new] = own
+        for row in self._rows[m : m + new]:
+            self._variance -= row * row
+        self._nodes.extend(nodes)
 
     def _add(self, node: int) -> None:
         m = len(self._nodes)
@@ -69,13 +102,18 @@ class Field:
         self._nodes.append(node)
 
     def _reserve(self, m: int) -> None:
-        have = len(self._rows)
-        if m <= have:
-            return
-        size = max(_FIRST, 2 * have)
-        rows, inverse = np.empty((size, self._n), np.float32), np.zeros((size, size))
-        rows[:have], inverse[:have, :have] = self._rows, self._inverse
-        self._rows, self._inverse = rows, inverse
+        """Memory for m nodes, twice as much when it is full.
+
+        Its size hangs on m alone, not on what was there before: so do the last digits of products.
+        """
+        size = 0 if m == 0 else _FIRST
+        while size < m:
+            size *= 2
+        have = min(len(self._rows), size)
+        if size != len(self._rows):
+            rows, inverse = np.empty((size, self._n), np.float32), np.zeros((size, size))
+            rows[:have], inverse[:have, :have] = self._rows[:have], self._inverse[:have, :have]
+            self._rows, self._inverse = rows, inverse
 
     @property
     def variance(self) -> np.ndarray:
@@ -93,13 +131,19 @@ class Field:
         m = len(self._nodes)
         inverse = self._inverse[:m, :m]
         weights = inverse.T @ (inverse @ labels)
-        return labels - weights / np.square(inverse).sum(axis=0)[:, None]
+        return labels - weights / self._precision()[:, None]
 
     def left_out_variance(self) -> np.ndarray:
         """[m] posterior variance at each node as if its own label were not known, in [0, 1]."""
-        m = len(self._nodes)
-        precision = np.square(self._inverse[:m, :m]).sum(axis=0)
-        return np.clip(1.0 / precision - NOISE, 0.0, 1.0)
+        return np.clip(1.0 / self._precision() - NOISE, 0.0, 1.0)
+
+    def _precision(self) -> np.ndarray:
+        """[m] inverse of the variance of each node's label, given all others."""
+        out = self._precisions
+        if out is None:
+            m = len(self._nodes)
+            self._precisions = out = np.square(self._inverse[:m, :m]).sum(axis=0)
+        return out
 
     def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """[R, C] float32 posterior covariance of the function between samples."""

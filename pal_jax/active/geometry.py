@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -22,6 +22,7 @@ _CORE = 24  # most central samples of a community: typical of it
 _CLUSTERED, _SMOOTH = (0.7, 0.3, 0.0), (0.4, 0.2, 0.4)
 _BLOCK = 1_024  # rows of a sparse product at a time
 _CHUNK = 1 << 24  # numbers of an [n, chunk] block of distances
+_NUMBERS = 1 << 20  # of an embedding that are looked at together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +70,13 @@ class Geometry:
 
     Args:
         embeddings: [n, d] finite floats.
+        block: of nodes that the fields place at once.
     """
 
-    def __init__(self, embeddings: np.ndarray):
+    def __init__(self, embeddings: np.ndarray, block: int = 1):
         self.embeddings = embeddings
         self.n = len(embeddings)
+        self.block = block
         self._memory: dict[str, np.ndarray] = {}
 
     @functools.cached_property
@@ -159,7 +162,7 @@ class Geometry:
         """What placed samples say about all others, for data in clusters and for data without."""
         clustered = functools.partial(self.kernel, shares=_CLUSTERED)
         smooth = functools.partial(self.kernel, shares=_SMOOTH)
-        return Field(clustered, self.n), Field(smooth, self.n)
+        return Field(clustered, self.n, self.block), Field(smooth, self.n, self.block)
 
     def between(self, member: np.ndarray, count: int) -> np.ndarray:
         """[C, C] summed normalised edge weights between groups, [n] int each below `count`."""
@@ -195,11 +198,6 @@ class Geometry:
         if name not in self._memory:
             self._memory[name] = make()
         return self._memory[name]
-
-    @functools.cached_property
-    def field(self) -> Field:
-        """What placed samples say about all others; grows with the samples it is asked about."""
-        return Field(self.kernel, self.n)
 
     @property
     def cells(self) -> np.ndarray:
@@ -264,11 +262,11 @@ class Geometry:
         return np.einsum("nr,nr->n", self.features, sums[inverse])
 
 
-class LastGeometry:
-    """The geometry of the embedding seen last, which so many questions are about.
+class LastEmbedding:
+    """Knows the embedding seen last again, about which so many questions are.
 
-    An embedding is known again by its content, at the price of checking, converting and hashing
-    it. The very array of last time is known again for nothing if it is read-only, and so is all
+    It is known by its content, at the price of checking and hashing it, a block of rows at a
+    time. The very array of last time is known again for nothing if it is read-only, and so is all
     that it is a view of (as NumPy makes of a JAX array, or `setflags(write=False)`); an array
     that can be written to may have been changed in place, so its content decides.
 
@@ -280,23 +278,41 @@ class LastGeometry:
         self.n = n
         self._array: weakref.ref[np.ndarray] | None = None
         self._content = b""
+
+    def __call__(self, embeddings: np.ndarray) -> tuple[np.ndarray, bytes]:
+        """[n, d] embeddings as they are, and a digest; UserError if they cannot be used."""
+        array = np.asarray(embeddings)
+        if self._array is None or self._array() is not array or not read_only(array):
+            check_embeddings(array, self.n)
+            content = hashlib.blake2b(f"{array.shape} {array.dtype}".encode())
+            for rows in blocks(array):
+                content.update(np.ascontiguousarray(rows).data)
+            self._content = content.digest()
+            self._array = weakref.ref(array) if read_only(array) else None
+        return array, self._content
+
+
+class LastGeometry:
+    """The geometry of the embedding seen last.
+
+    Args:
+        n: number of samples.
+    """
+
+    def __init__(self, n: int):
+        self._look = LastEmbedding(n)
+        self._content = b""
         self._geometry: Geometry | None = None
 
     def __call__(self, embeddings: np.ndarray) -> Geometry:
         """Of [n, d] embeddings; UserError if they cannot be used."""
-        array = np.asarray(embeddings)
-        same = self._array is not None and self._array() is array and _read_only(array)
-        if self._geometry is None or not same:
-            z = check_embeddings(array, self.n)
-            content = hashlib.blake2b(repr(z.shape).encode())
-            content.update(np.ascontiguousarray(z).data)
-            if self._geometry is None or content.digest() != self._content:
-                self._geometry, self._content = Geometry(z), content.digest()
-            self._array = weakref.ref(array) if _read_only(array) else None
+        array, content = self._look(embeddings)
+        if self._geometry is None or content != self._content:
+            self._geometry, self._content = Geometry(array.astype(np.float64)), content
         return self._geometry
 
 
-def _read_only(array: np.ndarray) -> bool:
+def read_only(array: np.ndarray) -> bool:
     """Neither it nor any array it is a view of can be written to."""
     base: object = array
     while isinstance(base, np.ndarray):
@@ -306,8 +322,14 @@ def _read_only(array: np.ndarray) -> bool:
     return base is None or (isinstance(base, memoryview) and base.readonly)
 
 
-def check_embeddings(embeddings: np.ndarray, n: int) -> np.ndarray:
-    """[n, d] float64, or UserError: another shape, or something in it that is not finite."""
+def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """[n, d] a few thousand rows at a time, so that what is derived from them stays small."""
+    step = max(1, _NUMBERS // rows.shape[1])
+    return (rows[start : start + step] for start in range(0, len(rows), step))
+
+
+def check_embeddings(embeddings: np.ndarray, n: int) -> None:
+    """UserError unless they are [n, d] finite numbers."""
     z = np.asarray(embeddings)
     if z.ndim != 2 or len(z) != n or not z.shape[1] or not (
         np.issubdtype(z.dtype, np.floating) or np.issubdtype(z.dtype, np.integer)
@@ -315,14 +337,12 @@ def check_embeddings(embeddings: np.ndarray, n: int) -> np.ndarray:
         raise UserError(
             f"embeddings are {n} rows of one or more numbers, not {z.dtype}{list(z.shape)}"
         )
-    z = z.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(z).all(axis=1))
-    if len(bad):
+    bad = np.concatenate([~np.isfinite(rows).all(axis=1) for rows in blocks(z)])
+    if bad.any():
         raise UserError(
-            f"the embeddings of {len(bad)} samples, the first is {bad[0]}, are not finite: "
+            f"the embeddings of {bad.sum()} samples, the first is {bad.argmax()}, are not finite: "
             "training has diverged, try a lower learning rate"
         )
-    return z
 
 
 def nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

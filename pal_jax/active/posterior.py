@@ -11,7 +11,8 @@ from pal_jax.active.evidence import Evidence, Trust
 from pal_jax.active.field import Field
 from pal_jax.active.geometry import Geometry
 from pal_jax.active.links import NEVER, Links, fit, infer_links, sigmoid
-from pal_jax.active.relations import Relations
+from pal_jax.active.questions import Relation
+from pal_jax.active.relations import Judgements, Relations
 
 # power of the regression's mean that is proportional to a probability, and chance that it does not
 # hold where no answer is heard: what is tried, what is expected, and how many nepers of likelihood
@@ -21,6 +22,8 @@ _DOUBT, _DOUBTED, _DOUBT_STIFFNESS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.6), 0.05, 0.5
 _SURPRISE = 0.02  # share of probability that no geometry takes away
 _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample is asked about
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
+_MOST_ASKED = 4_000  # samples that were asked about that speak for the rest
+_MANY, _PROOFS = 4_000, 3  # judgements from which on a proof counts so often at most
 _ESTIMATES = 2  # of the rates of oracles, each from beliefs under the last
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
@@ -74,10 +77,14 @@ class Posterior:
         A cluster that is likely a piece of a larger one is in the wrong place with all it holds,
         and so is a column that was joined to a cluster it may not belong to.
         """
-        right = (1.0 - self._piece()) * self._rightly_joined()
         best = self.cluster.argmax(axis=1)
         mine = self.column[:, :-1] * (self.links.cluster == best[:, None])
-        return np.minimum(mine @ right, 1.0)
+        return np.minimum(mine @ self._right(), 1.0)
+
+    def whole(self) -> np.ndarray:
+        """[n, K] what `sureness` would be if a sample's most probable cluster were this one."""
+        one = np.eye(self.cluster.shape[1])[self.links.cluster]
+        return np.minimum((self.column[:, :-1] * self._right()) @ one, 1.0)
 
     def pieces(self) -> tuple[float, float]:
         """Share of samples in columns that are pieces of others and not joined to them: the
@@ -95,6 +102,10 @@ class Posterior:
         size = self._size()
         later = np.tri(len(size), k=-1) > 0
         return (size[:, None] < size) | ((size[:, None] == size) & later)
+
+    def _right(self) -> np.ndarray:
+        """[C] chance that a column is neither a piece of another cluster nor wrongly joined."""
+        return (1.0 - self._piece()) * self._rightly_joined()
 
     def _piece(self) -> np.ndarray:
         """[C] chance that a column is a piece of a larger one in another cluster."""
@@ -122,9 +133,14 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     judgements = relations.judgements()
     nodes, base = _nodes(geometry, relations)
     hard = trust.is_hard(judgements)
+    judgements = judgements.among(nodes)
     unit = _units(nodes, relations, hard)
     at_unit = np.full(geometry.n, -1)
     at_unit[nodes] = unit
+    proof = hard and len(judgements.first) > _MANY
+    if proof:
+        judgements = _distinct(judgements, at_unit)
+    at_proven = _proven_units(relations, nodes, unit, hard)
     for field in geometry.fields:
         field.move_to(nodes.tolist())
     table = evidence_lib.rates(judgements, trust)
@@ -133,8 +149,10 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     def believe(table: np.ndarray) -> tuple[Evidence, _Belief, np.ndarray, Links]:
         said = evidence_lib.weigh(judgements, table)
         heard = said.about(at_unit)
-        belief = _believe(geometry, heard, unit, first)
+        belief = _believe(geometry, heard, unit, first, proof)
         column = _spread(belief, nodes, unit)
+        proven = np.flatnonzero(at_proven >= 0)
+        column[proven] = belief.share[at_proven[proven]]
         known = _known_columns(relations, nodes, unit, belief.first)
         labelled = np.flatnonzero(known >= 0)
         column[labelled] = np.eye(column.shape[1])[known[labelled]]
@@ -212,10 +230,26 @@ def _nodes(geometry: Geometry, relations: Relations) -> tuple[np.ndarray, int]:
     if len(known) > _MOST_KNOWN:
         known = known[np.linspace(0, len(known) - 1, _MOST_KNOWN).astype(np.int64)]
     base = list(dict.fromkeys([*known, *geometry.medoids[~labelled[geometry.medoids]]]))
-    judgements = relations.judgements()
-    asked = np.stack([judgements.first, judgements.second], axis=1).ravel()
-    nodes = np.array(list(dict.fromkeys([*base, *asked.tolist()])), np.int64)
+    nodes = np.array(list(dict.fromkeys([*base, *_asked(relations.judgements())])), np.int64)
     return nodes, len(base)
+
+
+def _asked(judgements: Judgements) -> list[int]:
+    """The samples asked about, in their order; of too many, those that speak for the rest.
+
+    Of all but the last judgements those most often asked about, and all of the last: the choice
+    stands for a quarter of as many judgements as samples are chosen, so that the regression,
+    which only appends, is rarely made anew.
+    """
+    pairs = np.stack([judgements.first, judgements.second], axis=1)
+    asked = list(dict.fromkeys(pairs.ravel().tolist()))
+    if len(asked) <= _MOST_ASKED:
+        return asked
+    last = len(pairs) - len(pairs) % (_MOST_ASKED // 4)
+    samples, place, times = np.unique(pairs[:last], return_index=True, return_counts=True)
+    often = np.lexsort((place, -times))[: _MOST_ASKED // 2]
+    early = samples[often[np.argsort(place[often])]]
+    return list(dict.fromkeys([*early.tolist(), *pairs[last:].ravel().tolist()]))
 
 
 def _units(nodes: np.ndarray, relations: Relations, hard: bool) -> np.ndarray:
@@ -223,6 +257,20 @@ def _units(nodes: np.ndarray, relations: Relations, hard: bool) -> np.ndarray:
     known = relations.known()[nodes]
     names = relations.groups()[nodes] if hard else np.where(known >= 0, known, nodes)
     return np.unique(names, return_inverse=True)[1]
+
+
+def _proven_units(
+    relations: Relations, nodes: np.ndarray, unit: np.ndarray, hard: bool
+) -> np.ndarray:
+    """[n] int: the unit that answers prove a sample that is no node to be of, or -1."""
+    out = np.full(relations.n, -1)
+    if hard:
+        names = relations.groups()
+        unit_of = np.full(relations.n, -1)
+        unit_of[names[nodes]] = unit
+        out = unit_of[names]
+        out[nodes] = -1
+    return out
 
 
 def _first_columns(units: np.ndarray) -> np.ndarray:
@@ -240,8 +288,13 @@ def _known_columns(
     return column_of[known]
 
 
-def _believe(geometry: Geometry, heard: Evidence, unit: np.ndarray, first: np.ndarray) -> _Belief:
-    """What is believed of each unit, with as many columns as answers demand."""
+def _believe(
+    geometry: Geometry, heard: Evidence, unit: np.ndarray, first: np.ndarray, proof: bool
+) -> _Belief:
+    """What is believed of each unit, with as many columns as answers demand.
+
+    They are opened a few at a time or, where answers are `proof`, at once for units kept apart.
+    """
     start, grown = len(first), 0
     model = _Model(geometry.fields[0], _SHARP, _DOUBTED)
     while True:
@@ -250,7 +303,11 @@ def _believe(geometry: Geometry, heard: Evidence, unit: np.ndarray, first: np.nd
         founders = np.flatnonzero(belief.share.argmax(axis=1) == len(first))
         if not len(founders):
             break
-        first = np.append(first, _strangers(geometry, belief, unit, founders))
+        if proof:
+            surest = founders[np.argsort(-belief.share[founders, -1], kind="stable")]
+            first = np.append(first, _all_apart(surest, heard))
+        else:
+            first = np.append(first, _strangers(geometry, belief, unit, founders))
         # An outlier that nobody joins does not show that there are more classes to come.
         joined = (belief.share[unit, start:-1] > 0.5).sum(axis=0)
         grown = int((joined > 1).sum())
@@ -274,6 +331,32 @@ def _strangers(
         if len(chosen) <= len(founders) // 8 and not alike[i, chosen].any():
             chosen.append(i)
     return founders[chosen]
+
+
+def _distinct(judgements: Judgements, at_unit: np.ndarray) -> Judgements:
+    """Without what was said of the same two units three times before.
+
+    All that is said within a unit stays: it tells how communities belong together.
+    """
+    first, second = at_unit[judgements.first], at_unit[judgements.second]
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    pair = (low * (high.max() + 1) + high) * len(Relation) + judgements.relation
+    order = np.argsort(pair, kind="stable")
+    start = np.searchsorted(pair[order], pair[order])
+    before = np.empty(len(pair), np.int64)  # how often the same was said before
+    before[order] = np.arange(len(pair)) - start
+    return judgements.at((before < _PROOFS) | (low == high))
+
+
+def _all_apart(units: np.ndarray, heard: Evidence) -> np.ndarray:
+    """The first of [F] units, and each of the others that answers keep apart from all taken."""
+    no = heard.if_apart > heard.if_alike
+    pairs = {*zip(heard.first[no].tolist(), heard.second[no].tolist(), strict=True)}
+    taken: list[int] = []
+    for unit in units.tolist():
+        if all((unit, other) in pairs or (other, unit) in pairs for other in taken):
+            taken.append(unit)
+    return np.array(taken, np.int64)
 
 
 def _likeliest(fields: Sequence[Field], belief: _Belief, unit: np.ndarray) -> _Model:

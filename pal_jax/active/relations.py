@@ -45,6 +45,15 @@ class Judgements:
     oracle: np.ndarray
     oracles: tuple[str, ...]
 
+    def among(self, samples: np.ndarray) -> "Judgements":
+        """Those of pairs that are both in `samples`, [S] int, in the same order."""
+        return self.at(np.isin(self.first, samples) & np.isin(self.second, samples))
+
+    def at(self, rows: np.ndarray) -> "Judgements":
+        """Those for which [K] bool is true, in the same order."""
+        columns = (self.first, self.second, self.relation, self.oracle)
+        return Judgements(*(column[rows] for column in columns), oracles=self.oracles)
+
 
 class Relations:
     """What a log of answers says about n samples, inferred anew whenever the log demands it.
@@ -70,9 +79,11 @@ class Relations:
     def __init__(self, n: int, known: np.ndarray | None = None):
         self.n = n
         self._known = _known_groups(n, known)  # [n] name of the group known from the start, or -1
+        self._labelled = np.flatnonzero(self._known >= 0)
         self._votes: dict[Pair, list[tuple[int, Relation]]] = collections.defaultdict(list)
         self._unsure: list[Pair] = []
         self._said: list[tuple[int, int, int, int]] = []  # rows of `judgements`
+        self._table = np.empty((4, 0), np.int64)  # the first of them, as columns
         self._oracles: dict[str, int] = {}
         self._length = 0
         self._consistent = True  # no answer so far disagreed with those before it
@@ -103,6 +114,26 @@ class Relations:
                 return names
             self._parent = names
 
+    def joined(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending ids of all samples that may share a group, and their groups' names, [K] each.
+
+        Those that were called alike to another or whose label was known from the start; every
+        other sample is a group of its own. O(K log K).
+        """
+        table = self.judgements()
+        alike = table.relation == _CODE[Relation.ALIKE]
+        told = [table.first[alike], table.second[alike], self._labelled]
+        samples = np.unique(np.concatenate(told))
+        return samples, self.names(samples)
+
+    def names(self, samples: np.ndarray) -> np.ndarray:
+        """[S] the names of the groups of [S] samples; O(S)."""
+        self._refresh()
+        names = self._parent[samples]
+        while not np.array_equal(above := self._parent[names], names):
+            names = above
+        return names
+
     def apart(self, group: int) -> Mapping[int, int]:
         """The groups that answers keep apart from `group`, each with its (negative) votes."""
         self._refresh()
@@ -111,6 +142,10 @@ class Relations:
     def known(self) -> np.ndarray:
         """[n] int64: the name of the sample's group known from the start, -1 where none is."""
         return self._known
+
+    def labelled(self) -> np.ndarray:
+        """Ascending ids of the samples whose label was known from the start."""
+        return self._labelled
 
     def votes(self, i: int, j: int) -> int:
         """How often this very pair was called alike, less how often not alike."""
@@ -122,8 +157,10 @@ class Relations:
 
     def judgements(self) -> Judgements:
         """Every judgement told so far."""
-        table = np.array(self._said, np.int64).reshape(-1, 4).T
-        return Judgements(*table, oracles=tuple(self._oracles))
+        fresh = self._said[self._table.shape[1] :]
+        if fresh:
+            self._table = np.concatenate([self._table, np.array(fresh, np.int64).T], axis=1)
+        return Judgements(*self._table, oracles=tuple(self._oracles))
 
     def asked(self, i: int, j: int) -> int:
         """How often this very pair was asked, "not sure" included."""

@@ -23,6 +23,7 @@ from pal_jax.active.questions import (
     answer_to_dict,
 )
 from pal_jax.active.relations import Contradiction, Relations
+from pal_jax.active.sketch import LastSketch, Sketch, Whole
 from pal_jax.active.strategies import (
     Knowledge,
     Strategy,
@@ -32,6 +33,7 @@ from pal_jax.active.strategies import (
 from pal_jax.errors import UserError
 
 _BATCH, _PROPOSAL = 0, 1  # streams of random numbers that never meet
+_EXACT = 20_000  # samples up to which the engine looks at all of them
 _SURE = 0.9  # probability from which on a sample's group is taught where answers may be wrong
 _MOST_PRIOR = 1_000  # answers believed from the start
 _NOT_IN_ORDER = "the oracle did not answer each question once, in their order"
@@ -76,6 +78,9 @@ class Sampler:
         related: share of a batch that is drawn from samples with a known alike partner.
         refit: judgements between linear refits of the embedding to its neighbours and to what
             answers prove (`refit.py`); the first needs none. 0: embeddings are taken as they are.
+        exact: of more samples than this, the engine looks at a sketch: half as many drawn
+            uniformly, and those that something is known of. Cost and memory of asking then do not
+            grow with n. A partition believes of the others what it does of their neighbours.
     """
 
     def __init__(
@@ -93,9 +98,10 @@ class Sampler:
         candidates: int = 1,
         related: float = 0.5,
         refit: int = 0,
+        exact: int = _EXACT,
     ):
         for rate in (error_rate, *(error_rates or {}).values()):
-            _check_settings(n, budget, seed, rate, candidates, related, refit)
+            _check_settings(n, budget, seed, rate, candidates, related, refit, exact)
         self.n = n
         self.budget = budget
         self.seed = seed
@@ -108,7 +114,8 @@ class Sampler:
         self._prior = _evenly(prior, _MOST_PRIOR)
         self._check(self._prior)
         self._journal = journal
-        self._last = LastGeometry(n)
+        self._exact = exact
+        self._geometry_of = LastGeometry(n)
         self._restart()
         self._pending = self._unseen(0)
 
@@ -142,7 +149,7 @@ class Sampler:
             embeddings: [n, d] finite numbers.
         """
         self._tell_pending()
-        return self._propose(self._geometry_of(embeddings), count, self.left)
+        return self._propose(self._look_at(embeddings), count, self.left)
 
     def tell(self, answers: Sequence[Answer]) -> None:
         """Writes the answers to the journal, then learns from them; all or none.
@@ -182,11 +189,11 @@ class Sampler:
             UserError: the oracle did not answer each question once, in their order, or whatever
                 else it raises, such as `OracleError`.
         """
-        given = self._last(embeddings)
+        view = self._look_at(embeddings)
         start = self._spent
         end = self.budget if judgements is None else min(self.budget, start + judgements)
         while count > 0 and (
-            questions := self._propose(self._fitted(given), min(at_once, count), end - self._spent)
+            questions := self._propose(self._refitted(view), min(at_once, count), end - self._spent)
         ):
             self._buy(oracle, questions, end)
             count -= len(questions)
@@ -202,12 +209,13 @@ class Sampler:
         Returns:
             None when there was something to audit and no judgement was ever bought for it.
         """
-        geometry = self._geometry_of(embeddings)
-        posterior = infer(geometry, self._relations, self.trust)
-        groups, sureness = posterior.cluster.argmax(axis=1), posterior.sureness()
-        proven = self._relations.groups() if posterior.hard else np.arange(self.n)
+        view = self._look_at(embeddings)
+        posterior = infer(view.geometry, view.relations, self.trust)
+        groups, sureness = view.believed(posterior)
+        hard = self.trust.is_hard(self._relations.judgements())
+        proven = self._relations.groups() if hard else np.arange(self.n)
         questions, unknown = stopping.audit_questions(
-            groups, geometry.centrality(groups), proven, min(count, self.left), self._rng()
+            groups, view.centrality(groups), proven, min(count, self.left), self._rng()
         )
         for answer in self._buy(oracle, questions, self.budget):
             sample = answer.question.candidates[0]
@@ -224,13 +232,13 @@ class Sampler:
 
         Where nothing was asked, groups are the communities of the embedding.
         """
-        geometry = self._geometry_of(embeddings)
-        posterior = infer(geometry, self._relations, self.trust)
-        groups = number_by_size(posterior.cluster.argmax(axis=1))
+        view = self._look_at(embeddings)
+        posterior = infer(view.geometry, view.relations, self.trust)
+        groups, sureness = view.believed(posterior)
         asked = np.array([sureness for sureness, _ in self._audited])
         alike = np.array([relation is Relation.ALIKE for _, relation in self._audited])
-        probability = stopping.calibrate(posterior.sureness(), asked, alike, posterior.error)
-        return Partition(groups, probability)
+        probability = stopping.calibrate(sureness, asked, alike, posterior.error)
+        return Partition(number_by_size(groups), probability)
 
     def contradictions(self, groups: np.ndarray) -> list[Contradiction]:
         """The answers that a partition, [n] int, does not follow, and those that stand against it.
@@ -253,7 +261,8 @@ class Sampler:
         By how much the probability of the partition rises when each of the questions that would
         be asked gets its most probable answer; 0 where nothing is left to ask.
         """
-        knowledge = Knowledge(self._geometry_of(embeddings), self._relations, 1, self.trust)
+        view = self._look_at(embeddings)
+        knowledge = Knowledge(view.geometry, view.relations, 1, self.trust)
         before, after = expected_sureness(knowledge, count)
         return max(after - before, 0.0)
 
@@ -265,17 +274,24 @@ class Sampler:
         what answers prove needs no belief, and batches follow each answer at once.
         """
         self._believed = None
+        self._partners = None
         if not self.trust.is_hard(self._relations.judgements()):
-            posterior = infer(self._geometry_of(embeddings), self._relations, self.trust)
+            view = self._look_at(embeddings)
+            posterior = infer(view.geometry, view.relations, self.trust)
             share = posterior.cluster[posterior.nodes]
             sure = share.max(axis=1) > _SURE
             group = share.argmax(axis=1)[sure].tolist()
-            self._believed = (posterior.nodes[sure].tolist(), group)
+            self._believed = (view.ids(posterior.nodes[sure]).tolist(), group)
 
-    def _alike(self) -> np.ndarray:
-        """[n] int: equal names are known, or believed, to be alike."""
-        if self._believed is None:
-            return self._relations.groups()
+    def _alike(self) -> batches.Partners:
+        """Who is known, or believed, to be alike; made anew where something was learned."""
+        if self._partners is None:
+            joined = self._relations.joined() if self._believed is None else self._by_belief()
+            self._partners = batches.Partners(self.n, *joined)
+        return self._partners
+
+    def _by_belief(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending ids of samples, and names of the groups that they are believed to be in."""
         samples, group = np.array(self._believed, np.int64).reshape(2, -1)
         known = self._relations.known()
         names = np.where(known >= 0, known, np.arange(self.n))
@@ -283,7 +299,8 @@ class Sampler:
             members = samples[group == one]
             labelled = members[known[members] >= 0]
             names[members] = names[labelled[0]] if len(labelled) else members.min()
-        return names
+        samples = np.union1d(samples, self._relations.labelled())
+        return samples, names[samples]
 
     def batch(self, size: int) -> Batch:
         """The next batch: a function of seed, number of the batch and what is known.
@@ -309,11 +326,11 @@ class Sampler:
         """
         if not 1 <= size <= self.n:
             raise UserError(f"a batch of {size} cannot be drawn from {self.n} samples")
-        groups, first = self._alike(), self._batches
+        partners, first = self._alike(), self._batches
 
         def draw(k: int) -> Batch:
             rng = np.random.default_rng([self.seed, _BATCH, first + k])
-            return batches.draw(groups, size, self.related, rng)
+            return batches.draw(partners, size, self.related, rng)
 
         return draw
 
@@ -351,19 +368,8 @@ class Sampler:
         self._batches = state["batches"]
         self._proposals = state["proposals"]
         self._believed = state["believed"]
+        self._partners = None
         self._audited = [(sureness, Relation(value)) for sureness, value in state["audited"]]
-
-    def _geometry_of(self, embeddings: np.ndarray) -> Geometry:
-        return self._fitted(self._last(embeddings))
-
-    def _fitted(self, given: Geometry) -> Geometry:
-        """What the embedding says, refitted to what was proven at the last multiple of `refit`."""
-        if not self.refit:
-            return given
-        if self._refitted is None or self._refitted[0] is not given:
-            z = refit_lib.refit(given.embeddings, given.graph, self._fitted_to)
-            self._refitted = given, Geometry(z)
-        return self._refitted[1]
 
     def _restart(self) -> None:
         self._believed: tuple[list[int], list[int]] | None = None  # samples, and a group for each
@@ -371,11 +377,37 @@ class Sampler:
         self._relations = Relations(self.n, self._known)
         self._relations.add(self._prior)
         self._fitted_to = self._proven()
-        self._refitted: tuple[Geometry, Geometry] | None = None  # as given, and after the refit
+        self._fit: tuple[Geometry, Geometry] | None = None  # as given, and after the refit
+        self._partners: batches.Partners | None = None
+        self._sketch_of = self._new_sketch()
         self._answers: list[Answer] = []
         self._spent = 0
         self._batches = 0
         self._proposals = 0
+
+    def _new_sketch(self) -> LastSketch | None:
+        """None where the engine looks at all samples."""
+        if self.n <= self._exact:
+            return None
+        prior = len(self._relations.judgements().first)
+        return LastSketch(self.n, -(-self._exact // 2), self.seed, prior, self.trust)
+
+    def _look_at(self, embeddings: np.ndarray) -> Whole | Sketch:
+        """What the engine sees of them; UserError if they cannot be used."""
+        if self._sketch_of is None:
+            return self._refitted(Whole(self._geometry_of(embeddings), self._relations))
+        return self._refitted(self._sketch_of(embeddings, self._relations))
+
+    def _refitted(self, view: Whole | Sketch) -> Whole | Sketch:
+        """The same, refitted to what was proven at the last multiple of `refit`."""
+        if self.refit:
+            given = view.given
+            if self._fit is None or self._fit[0] is not given:
+                groups = self._fitted_to[view.ids(np.arange(given.n))]
+                z = refit_lib.refit(given.embeddings, given.graph, groups)
+                self._fit = given, Geometry(z, given.block)
+            view.geometry = self._fit[1]
+        return view
 
     def _unseen(self, position: int) -> collections.deque[Answer]:
         journal = self._journal
@@ -387,12 +419,14 @@ class Sampler:
         self._proposals += 1
         return np.random.default_rng([self.seed, _PROPOSAL, self._proposals])
 
-    def _propose(self, geometry: Geometry, count: int, judgements: int) -> list[Question]:
+    def _propose(self, view: Whole | Sketch, count: int, judgements: int) -> list[Question]:
         count = min(count, judgements)
         if count <= 0:
             return []
-        knowledge = Knowledge(geometry, self._relations, self.candidates, self.trust)
-        return _cut(self.strategy(knowledge, count, self._rng()), judgements)
+        view.listen()
+        knowledge = Knowledge(view.geometry, view.relations, self.candidates, self.trust)
+        questions = self.strategy(knowledge, count, self._rng())
+        return _cut(view.questions(questions), judgements)
 
     def _buy(self, oracle: Oracle, questions: Sequence[Question], end: int) -> list[Answer]:
         """Has the first of them answered, until `end` judgements are spent; their answers.
@@ -454,14 +488,25 @@ class Sampler:
                 )
 
     def _learn(self, answers: Sequence[Answer]) -> None:
-        for answer in answers:
-            before = self._spent
-            self._relations.add([answer])
-            self._answers.append(answer)
-            self._spent += len(answer.relations)
-            if self.refit and self._spent // self.refit > before // self.refit:
-                self._fitted_to = self._proven()
-                self._refitted = None
+        fit = self._last_fit(answers)
+        self._add(answers[:fit])
+        if fit:
+            self._fitted_to, self._fit = self._proven(), None
+        self._add(answers[fit:])
+
+    def _add(self, answers: Sequence[Answer]) -> None:
+        self._relations.add(answers)
+        self._partners = None
+        self._answers.extend(answers)
+        self._spent += sum(len(answer.relations) for answer in answers)
+
+    def _last_fit(self, answers: Sequence[Answer]) -> int:
+        """After how many of the answers a multiple of `refit` is passed last; 0 if none is."""
+        if not self.refit:
+            return 0
+        spent = self._spent + np.cumsum([0] + [len(answer.relations) for answer in answers])
+        passed = np.flatnonzero(np.diff(spent // self.refit))
+        return int(passed[-1]) + 1 if len(passed) else 0
 
     def _proven(self) -> np.ndarray:
         """[n] int: equal names are alike for sure."""
@@ -506,6 +551,7 @@ def _check_settings(
     candidates: int,
     related: float,
     refit: int,
+    exact: int,
 ) -> None:
     if n < 1:
         raise UserError(f"there are {n} samples; at least one is needed")
@@ -517,6 +563,8 @@ def _check_settings(
         raise UserError(f"the error rate is a probability below one half, not {error_rate}")
     if candidates < 1:
         raise UserError(f"a question needs at least one candidate, not {candidates}")
+    if exact < 2:
+        raise UserError(f"the engine looks at two samples or more, not {exact}")
     if not 0.0 <= related <= 1.0:
         raise UserError(f"related is a share of the batch from 0 to 1, not {related}")
     if refit < 0:
