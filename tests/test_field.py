@@ -70,6 +70,36 @@ def test_left_out_is_the_regression_without_that_node(block):
         assert one.left_out_variance()[k] == pytest.approx(covariance[node, node], abs=1e-4)
 
 
+def test_what_an_unknown_label_tells_is_its_squared_correlation_without_it():
+    one = field(NODES)
+    columns = np.array([3, 77, 140, NODES[0]])
+    places = np.array([0, 11, 39])
+    found = one.told(places, columns)
+    for row, place in zip(found, places, strict=True):
+        node = NODES[place]
+        _, covariance = regression([k for k in NODES if k != node], np.zeros((39, 1)))
+        # a label is the function plus noise; variances below 0.02 count as if they were that
+        taken = covariance[node, columns] ** 2 / (covariance[node, node] + NOISE)
+        left = covariance[columns, columns] - taken
+        np.testing.assert_allclose(row, taken / (np.maximum(left, 0.02) + taken), atol=2e-3)
+
+
+def test_what_two_unknown_labels_tell_each_other_is_correlation_given_all_others():
+    one = field(NODES)
+    places, others = np.array([2, 5, 30]), np.array([5, 8])
+    found = one.told_each_other(places, others)
+    assert found[1, 0] == pytest.approx(1.0)
+    for i, place in enumerate(places):
+        for j, other in enumerate(others):
+            if place != other:
+                pair = [NODES[place], NODES[other]]
+                rest = [k for k in NODES if k not in pair]
+                _, covariance = regression(rest, np.zeros((38, 1)))
+                c = covariance[np.ix_(pair, pair)] + NOISE * np.eye(2)
+                expected = c[0, 1] ** 2 / (c[0, 0] * c[1, 1])
+                assert found[i, j] == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize(
     "way",

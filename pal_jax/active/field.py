@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 NOISE = 0.01  # variance of a label around the smooth function of the kernel
+_FLOOR = 0.02  # of a variance that others are measured by
 _FIRST = 64  # placed samples that fit before memory is doubled
 
 # ([R] rows, [C] columns) -> [R, C] float32, 1 for a sample and itself
@@ -150,3 +151,25 @@ class Field:
         m = len(self._nodes)
         explained = self._rows[:m, rows].T @ self._rows[:m, columns]
         return self._kernel(rows, columns) - explained
+
+    def told(self, nodes: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """[N, C] float32 squared correlation of nodes and samples, if a node's label was unknown.
+
+        That is the share of a sample's variance, without the label, that the label takes away;
+        each node, given by its place among all, in turn.
+        """
+        m = len(self._nodes)
+        influence = self._inverse[:m, nodes].T.astype(np.float32) @ self._rows[:m, columns]
+        taken = np.square(influence) / self._precision()[nodes][:, None].astype(np.float32)
+        return taken / (np.maximum(self.variance[columns], _FLOOR) + taken)
+
+    def told_each_other(self, nodes: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """[N, O] squared correlation of nodes, given by place, as if neither's label was known.
+
+        The squared partial correlation, given the labels of all other nodes; 1 for the same node.
+        """
+        m = len(self._nodes)
+        inverse = self._inverse[:m, :m]
+        precision = self._precision()
+        product = np.square(inverse[:, nodes].T @ inverse[:, others])
+        return product / (precision[nodes][:, None] * precision[others])

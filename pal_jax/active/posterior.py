@@ -137,8 +137,8 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     unit = _units(nodes, relations, hard)
     at_unit = np.full(geometry.n, -1)
     at_unit[nodes] = unit
-    proof = hard and len(judgements.first) > _MANY
-    if proof:
+    many = hard and len(judgements.first) > _MANY
+    if many:
         judgements = _distinct(judgements, at_unit)
     at_proven = _proven_units(relations, nodes, unit, hard)
     for field in geometry.fields:
@@ -149,7 +149,7 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     def believe(table: np.ndarray) -> tuple[Evidence, _Belief, np.ndarray, Links]:
         said = evidence_lib.weigh(judgements, table)
         heard = said.about(at_unit)
-        belief = _believe(geometry, heard, unit, first, proof)
+        belief = _believe(geometry, heard, unit, first, hard, many)
         column = _spread(belief, nodes, unit)
         proven = np.flatnonzero(at_proven >= 0)
         column[proven] = belief.share[at_proven[proven]]
@@ -289,11 +289,16 @@ def _known_columns(
 
 
 def _believe(
-    geometry: Geometry, heard: Evidence, unit: np.ndarray, first: np.ndarray, proof: bool
+    geometry: Geometry,
+    heard: Evidence,
+    unit: np.ndarray,
+    first: np.ndarray,
+    hard: bool,
+    many: bool,
 ) -> _Belief:
     """What is believed of each unit, with as many columns as answers demand.
 
-    They are opened a few at a time or, where answers are `proof`, at once for units kept apart.
+    They are opened a few at a time or, where proofs are `many`, at once for units kept apart.
     """
     start, grown = len(first), 0
     model = _Model(geometry.fields[0], _SHARP, _DOUBTED)
@@ -303,7 +308,7 @@ def _believe(
         founders = np.flatnonzero(belief.share.argmax(axis=1) == len(first))
         if not len(founders):
             break
-        if proof:
+        if many:
             surest = founders[np.argsort(-belief.share[founders, -1], kind="stable")]
             first = np.append(first, _all_apart(surest, heard))
         else:
@@ -311,7 +316,7 @@ def _believe(
         # An outlier that nobody joins does not show that there are more classes to come.
         joined = (belief.share[unit, start:-1] > 0.5).sum(axis=0)
         grown = int((joined > 1).sum())
-    best = _likeliest(geometry.fields, belief, unit)
+    best = _likeliest(geometry.fields, belief, heard, unit, hard)
     return belief if best == model else _sweep(best, heard, unit, first, news)
 
 
@@ -359,29 +364,47 @@ def _all_apart(units: np.ndarray, heard: Evidence) -> np.ndarray:
     return np.array(taken, np.int64)
 
 
-def _likeliest(fields: Sequence[Field], belief: _Belief, unit: np.ndarray) -> _Model:
+def _likeliest(
+    fields: Sequence[Field], belief: _Belief, heard: Evidence, unit: np.ndarray, hard: bool
+) -> _Model:
     """The model under which the nodes, each left out in turn, are most probably what they are.
 
-    Only nodes of which something is known, in columns with others, can tell.
+    A node of which something is known can tell if others are in its column, too. Where answers
+    are proofs it must be known from a "yes", and the "no" to others tell as well: they speak
+    against a model that expected a "yes". Where not, two columns may be pieces of one class, and
+    a "no" to one of them says little.
     """
-    share = belief.share[unit, :-1]
-    weight = np.where(share.max(axis=1) > 0.9, share.max(axis=1), 0.0)
+    columns = len(belief.first)
+    share = belief.share[unit]
     column = share.argmax(axis=1)
-    weight *= np.bincount(column, weight > 0.0)[column] > 1.0
-    row = np.arange(len(unit))
+    weight = np.where(share.max(axis=1) > 0.9, share.max(axis=1), 0.0)
+    said = np.eye(columns + 1)[column]
+    open_ = np.zeros(len(unit), bool)
+    if hard:
+        answers = np.exp(_normal(_messages(heard, belief.share, len(belief.share))))[unit]
+        open_ = (answers > 0.5).sum(axis=1) > 1
+        open_ &= ~np.isin(unit, belief.first)
+        said[open_], weight[open_] = answers[open_], 0.0
+    weight *= np.bincount(column, weight > 0.0, minlength=columns + 1)[column] > 1.0
+    weight[open_] = 1.0
     news = np.full(len(unit), belief.news)
     best, value = belief.model, -np.inf
     for field in fields:
         mean, variance = field.left_out(belief.labels), field.left_out_variance()
         for sharpness, doubt in itertools.product(_SHARPNESS, _DOUBT):
             model = _Model(field, sharpness, doubt)
-            chance = _surprised(model.shares(mean, variance, news))[row, column]
-            worth = weight @ np.log(chance)
+            chance = (_surprised(model.shares(mean, variance, news)) * said).sum(axis=1)
+            worth = weight @ np.log(np.maximum(chance, _TINY))
             worth -= _SHARP_STIFFNESS * np.log(sharpness / _SHARP) ** 2
             worth -= _DOUBT_STIFFNESS * np.log(doubt / _DOUBTED) ** 2
             if worth > value:
                 best, value = model, worth
     return best
+
+
+def _normal(logs: np.ndarray) -> np.ndarray:
+    """Each row less its largest number."""
+    return logs - logs.max(axis=1, keepdims=True)
 
 
 def _surprised(share: np.ndarray) -> np.ndarray:

@@ -33,14 +33,15 @@ class Knowledge:
 # (what is known, how many questions, randomness) -> at most that many, none of them implied
 Strategy = Callable[[Knowledge, int, np.random.Generator], list[Question]]
 
+# ([N, K] probabilities of clusters) -> [N] part of what a label is worth that one question brings
+_Part = Callable[[np.ndarray], np.ndarray]
+
 _OPEN = 128  # uncertain samples that may be asked about
 _HEARERS = 2_000  # uncertain samples whose gain from an answer is counted
-_POINT = 0.5  # gain of a sample's answer, in samples put right, to that of joining two groups
 _TYPICAL = 24  # of a group's samples, at most those may speak for it
 _SCREEN, _LOOK = 2.0, 0.5  # seconds that a person needs for a question, and for each candidate
-_HIT = 0.5  # power of the chance of a "yes" with which a sample's gain grows: no tells less
-_REPEATS = 3.0  # power of 1 - 2 error with which the gain of one answer about two groups shrinks
 _LOOKS = 6  # inferences for a batch, about: more take time and save no answers
+_ALMOST = 0.7  # of the score of the worst samples: so much is nearly as bad
 _HOPELESS = 1e-4  # chance below which two groups are not compared
 
 
@@ -142,24 +143,39 @@ class _Gains:
     Args:
         pairs: [C, C] by knowing whether two columns are one class.
         samples: [T] uncertain samples.
-        points: [T] by comparing each with its most probable column.
-        home: [T] that column.
-        shared: [T, T] how much two of them tell the same, in [0, 1].
+        points: [T] by comparing each with the most probable column of those it is not compared
+            with yet.
+        column: [T, C] probabilities of these, 0 for others.
+        cluster: [C] which columns are believed to be one class.
+        shared: [T, T] how much two samples tell the same, in [0, 1].
     """
 
     pairs: np.ndarray
     samples: np.ndarray
     points: np.ndarray
-    home: np.ndarray
+    column: np.ndarray
+    cluster: np.ndarray
     shared: np.ndarray
+
+    @property
+    def home(self) -> np.ndarray:
+        """[T] the column each sample would be compared with."""
+        return self.column.argmax(axis=1)
 
     def take(self, column: int, chosen: list[tuple[bool, int]]) -> None:
         """(is a sample, index) of what is asked about a column: not again, nor what tells the
-        same."""
+        same.
+
+        A sample may be compared with its next column, which is worth something after a "no".
+        """
         for is_point, i in chosen:
             if is_point:
+                gain = self.points[i]
                 self.points = self.points * (1.0 - self.shared[i])
-                self.points[i] = 0.0
+                here = self.cluster == self.cluster[column]
+                yes = self.column[i, here].sum() / max(self.column[i].sum(), 1e-9)
+                self.column[i, here] = 0.0
+                self.points[i] = gain * max(1.0 - yes, 0.0) if self.column[i].any() else 0.0
             else:
                 self.pairs[column, i] = self.pairs[i, column] = 0.0
 
@@ -174,11 +190,12 @@ def _together(knowledge: Knowledge, count: int) -> list[_Idea]:
     relations, believing = knowledge.relations, knowledge
     ideas: list[_Idea] = []
     seen: set[frozenset[int]] = set()
-    asked: list[int] = []  # the samples among them
+    asked: list[tuple[int, int]] = []  # anchor and sample, where no groups are compared
+    part = _at_once if count > 1 else _of_all_questions
     together = max(1, count // _LOOKS)  # comparisons of groups between two inferences
     while len(ideas) < count:
         posterior = infer(knowledge.geometry, relations, knowledge.trust)
-        gains = _all_gains(believing, posterior, asked, max(_OPEN, 2 * count))
+        gains = _all_gains(believing, posterior, part, max(_OPEN, 2 * count), asked)
         told: list[Answer] = []
         while len(ideas) < count and len(told) < together:
             idea = _best(believing, posterior, gains, seen)
@@ -187,7 +204,8 @@ def _together(knowledge: Knowledge, count: int) -> list[_Idea]:
             ideas.append(idea)
             anchor, candidates = idea.question.anchor, idea.question.candidates
             seen |= {frozenset((anchor, candidate)) for candidate in candidates}
-            asked += [c for c, group in zip(candidates, idea.groups, strict=True) if not group]
+            grouped = zip(candidates, idea.groups, strict=True)
+            asked += [(anchor, candidate) for candidate, group in grouped if not group]
             told += _about_groups(idea, _oracle(knowledge))
         if len(ideas) < count:
             if relations is knowledge.relations:
@@ -240,14 +258,22 @@ def _uncertain(knowledge: Knowledge, posterior: Posterior) -> _Idea | None:
     return None if anchor is None else _Idea(Question(anchor, (best,)), (Relation.ALIKE,), (False,))
 
 
-def _all_gains(knowledge: Knowledge, posterior: Posterior, asked: list[int], most: int) -> _Gains:
-    """Of all questions, when samples `asked` will be answered anyway; at most so many samples."""
+def _all_gains(
+    knowledge: Knowledge,
+    posterior: Posterior,
+    part: _Part,
+    most: int,
+    asked: list[tuple[int, int]],
+) -> _Gains:
+    """Of all questions, when pairs `asked` of an anchor and a sample will be answered anyway."""
     pairs = _pair_gains(knowledge, posterior)
-    samples, points, home, shared = _point_gains(knowledge, posterior, most)
-    gains = _Gains(pairs, samples, _POINT * points, home, shared)
-    if asked:
-        told = _shared(posterior, np.array(asked), samples)
-        gains.points *= np.prod(1.0 - told, axis=0) * ~np.isin(samples, asked)
+    samples, points = _point_gains(knowledge, posterior, part, most, [i for _, i in asked])
+    shared = _shared(posterior, samples, samples)
+    column = posterior.column[samples, :-1]
+    gains = _Gains(pairs, samples, points, column, posterior.links.cluster, shared)
+    for anchor, sample in asked:
+        home = int(posterior.column[anchor, :-1].argmax())
+        gains.take(home, [(True, int(np.flatnonzero(samples == sample)[0]))])
     return gains
 
 
@@ -356,12 +382,13 @@ def _believed(posterior: Posterior, a: int, b: int) -> Relation:
 def _pair_gains(knowledge: Knowledge, posterior: Posterior) -> np.ndarray:
     """[C, C] samples put right by knowing whether two columns are one class.
 
-    The smaller of the two, times the chance that what is believed of them is wrong.
+    The smaller of the two, times the chance that what is believed of them is wrong; less where
+    one answer does not tell.
     """
     chance = posterior.links.chance
     size = posterior.column[:, :-1].sum(axis=0)
     gains = np.minimum(chance, 1.0 - chance) * np.minimum(size[:, None], size)
-    gains *= (1.0 - 2.0 * posterior.error) ** _REPEATS
+    gains *= 1.0 - 2.0 * posterior.error
     gains[chance < _HOPELESS] = 0.0
     labelled = knowledge.relations.known()[posterior.opener] >= 0
     gains[labelled[:, None] & labelled] = 0.0
@@ -374,41 +401,128 @@ def _pair_gains(knowledge: Knowledge, posterior: Posterior) -> np.ndarray:
 
 
 def _point_gains(
-    knowledge: Knowledge, posterior: Posterior, most: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """At most so many uncertain samples [T], samples [T] each would put right, most probable
-    column [T] of each, and [T, T] how much two of them tell the same, in [0, 1].
+    knowledge: Knowledge, posterior: Posterior, part: _Part, most: int, asked: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Uncertain samples [T], and how many samples [T] a question about each puts right.
 
-    An answer puts right the sample itself and, as far as the regression's posterior correlation
-    squared says, all that are like it, each weighted by its chance to be in the wrong group.
+    Args:
+        most: samples that were never asked about, and as many others.
+        asked: samples to be among them.
+
+    A sample's label puts right the sample itself and, as far as the regression's posterior
+    correlation squared says, all that are like it, each weighted by its chance to be in the wrong
+    group. Of a sample whose label is not sure yet, though asked about, what it tells counts as if
+    it had not been asked about. Of all this, one question brings a part.
     """
     wrong = posterior.wrong * (posterior.wrong > _HOPELESS)
-    rank = np.argsort(-wrong * np.sqrt(posterior.variance + 1e-6), kind="stable")
-    samples = rank[: min(most, int((wrong > 0.0).sum()))]
-    hearers = _largest(wrong, _HEARERS)
-    field, variance = posterior.field, np.maximum(posterior.variance, 0.02)
-    correlation = np.square(field.covariance(samples, hearers)) / variance[hearers]
+    unheard, variance = _unheard(posterior), posterior.variance.astype(np.float64)
+    left_out = posterior.field.left_out_variance() * unheard[posterior.nodes]
+    variance[posterior.nodes] = np.maximum(variance[posterior.nodes], left_out)
+    samples = _worth_a_look(wrong * np.sqrt(variance + 1e-6), _place(posterior) >= 0, most)
+    samples = np.array(list(dict.fromkeys([*samples.tolist(), *asked])), np.int64)
+    hearers, weight = _spread_out(wrong, _HEARERS)
+    correlation = np.square(posterior.field.covariance(samples, hearers))
+    correlation /= np.maximum(posterior.variance, 0.02)[hearers]
     correlation /= (posterior.variance[samples] + 0.01)[:, None]
-    gains = np.minimum(correlation, 1.0) @ wrong[hearers] + wrong[samples]
-    gains = gains * posterior.cluster[samples].max(axis=1) ** _HIT * _patience(knowledge)[samples]
-    home = posterior.column[samples, :-1].argmax(axis=1)
-    return samples, gains, home, _shared(posterior, samples, samples)
+    gains = np.minimum(correlation, 1.0) @ weight + wrong[samples]
+    again = np.flatnonzero(unheard[samples])
+    told = posterior.field.told(_place(posterior)[samples[again]], hearers)
+    gains[again] += unheard[samples[again]] * (told @ weight)
+    return samples, gains * part(posterior.cluster[samples]) * _patience(knowledge)[samples]
+
+
+def _unheard(posterior: Posterior) -> np.ndarray:
+    """[n] how little the label of a sample that was asked about is known, in [0, 1]."""
+    unheard = np.zeros(len(posterior.variance))
+    unheard[posterior.nodes] = np.minimum(2.0 * posterior.wrong[posterior.nodes], 1.0)
+    return unheard
+
+
+def _told_again(posterior: Posterior, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[A, B] what the labels of those of `a` that were asked about have still to tell `b`."""
+    unheard, place = _unheard(posterior), _place(posterior)
+    told = np.zeros((len(a), len(b)))
+    again = np.flatnonzero(unheard[a])
+    nodes = place[a[again]]
+    rows = posterior.field.told(nodes, b).astype(np.float64)
+    both = np.flatnonzero(unheard[b])
+    rows[:, place[b] >= 0] = 0.0  # these have been told what the regression believes of them
+    rows[:, both] = posterior.field.told_each_other(nodes, place[b[both]]) * unheard[b[both]]
+    told[again] = unheard[a[again]][:, None] * rows
+    return told
+
+
+def _worth_a_look(score: np.ndarray, asked: np.ndarray, most: int) -> np.ndarray:
+    """Samples of high score, at most so many, and as many again that were `asked` about.
+
+    Half of them have the highest scores. These are strangers, from whom few others learn
+    anything: the other half are spread over all that are nearly as bad.
+    """
+    fresh = np.where(asked, 0.0, score)
+    worst = _highest(fresh, most)
+    if len(worst) == most:
+        worst = worst[: most // 2]
+        fresh[fresh < _ALMOST * fresh[worst[-1]]] = 0.0
+        fresh[worst] = 0.0
+        worst = np.concatenate([worst, _spread_out(fresh, most - len(worst))[0]])
+    return np.concatenate([worst, _highest(np.where(asked, score, 0.0), most)])
+
+
+def _highest(score: np.ndarray, most: int) -> np.ndarray:
+    """Indices of the highest positive scores, these first."""
+    rank = np.argsort(-score, kind="stable")[:most]
+    return rank[score[rank] > 0.0]
+
+
+def _place(posterior: Posterior) -> np.ndarray:
+    """[n] the place of each sample among the nodes, -1 for others."""
+    place = np.full(len(posterior.variance), -1)
+    place[posterior.nodes] = np.arange(len(posterior.nodes))
+    return place
+
+
+def _of_all_questions(cluster: np.ndarray) -> np.ndarray:
+    """One over the questions that a label is expected to take, if they come one after the other.
+
+    Groups are asked about in order of their probability until a "yes", or until what is left is
+    as good as sure: the next question is asked with the probability that is left, or twice what
+    would be left after it where that is less.
+    """
+    unseen = 1.0 - cluster.sum(axis=1, keepdims=True)
+    left = 1.0 - np.cumsum(-np.sort(-cluster, axis=1), axis=1)
+    left = np.maximum(np.concatenate([left, np.zeros_like(unseen)], axis=1), 0.0)
+    return 1.0 / (1.0 + np.minimum(left[:, :-1], 2.0 * left[:, 1:]).sum(axis=1))
+
+
+def _at_once(cluster: np.ndarray) -> np.ndarray:
+    """Where the next question about it has to wait for the next batch: more, the likelier a "yes".
+
+    The root lies between what a "yes" brings by itself and that a "no" tells something, too.
+    """
+    return np.sqrt(cluster.max(axis=1))
+
+
+def _spread_out(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """About `count` indices and weights [H]: sums over all by weight stand for sums by value.
+
+    Systematic sampling: the chance to be there is in proportion to the value.
+    """
+    present = np.flatnonzero(values > 0.0)
+    if len(present) <= count:
+        return present, values[present]
+    sums = np.cumsum(values[present])
+    steps = (np.arange(count) + 0.5) * (sums[-1] / count)
+    index, times = np.unique(np.searchsorted(sums, steps), return_counts=True)
+    return present[index], times * (sums[-1] / count)
 
 
 def _shared(posterior: Posterior, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """[A, B] squared posterior correlation of samples, in [0, 1]: how much they tell the same."""
     variance = np.maximum(posterior.variance, 0.02)
     shared = np.square(posterior.field.covariance(a, b))
-    return np.clip(shared / (variance[a][:, None] * variance[b]), 0.0, 1.0)
-
-
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the positive ones among the `count` largest, ascending."""
-    if len(values) > count:
-        chosen = np.argpartition(-values, count)[:count]
-    else:
-        chosen = np.arange(len(values))
-    return np.sort(chosen[values[chosen] > 0.0])
+    shared /= variance[a][:, None] * variance[b]
+    again = np.maximum(_told_again(posterior, a, b), _told_again(posterior, b, a).T)
+    return np.clip(np.maximum(shared, again), 0.0, 1.0)
 
 
 def _patience(knowledge: Knowledge) -> np.ndarray:
