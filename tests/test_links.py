@@ -4,7 +4,7 @@ import pytest
 from pal_jax.active import links
 from pal_jax.active.evidence import Evidence
 from pal_jax.active.geometry import Geometry
-from pal_jax.active.links import NEVER, features, fit, infer_links, sigmoid
+from pal_jax.active.links import NEVER, features, fit, infer_links, look, sigmoid
 
 LABELS = np.arange(120) % 6
 Z = np.random.default_rng(0).normal(size=(120, 6)) + 3.0 * np.eye(6)[LABELS]
@@ -28,7 +28,7 @@ def test_features_are_what_they_are_said_to_be():
     leak = between / np.minimum(volume[:, None], volume)
     size = SIZE + np.arange(6)  # not all the same
     small = np.minimum(size[:, None], size) / (120 / len(POINTS.medoids))
-    found = features(POINTS, LABELS, size)
+    found = features(POINTS, look(POINTS, LABELS, len(size)), size)
     assert found.shape == (6, 6, 4)
     np.testing.assert_allclose(found, found.transpose(1, 0, 2), atol=1e-6)
     expected = [np.ones((6, 6)), cosine(one.T @ POINTS.features), leak, small]
@@ -51,7 +51,7 @@ def odds(weights: np.ndarray) -> float:
     """Mean log odds of the pairs that `answers` are about."""
     said = answers(True, 0.1)
     home = POINTS.communities
-    x = features(POINTS, home, np.bincount(home).astype(float))
+    x = features(POINTS, look(POINTS, home, home.max() + 1), np.bincount(home).astype(float))
     return float((x[home[said.first], home[said.second]] @ weights).mean())
 
 
@@ -84,8 +84,8 @@ def test_the_fit_is_the_penalised_maximum_of_the_likelihood():
     mixed = Evidence(said.first, said.second, np.where(np.arange(6) % 2, 0.9, 0.1),
                      np.where(np.arange(6) % 2, 0.1, 0.9))  # fmt: skip
     home = POINTS.communities
-    x = features(POINTS, home, np.bincount(home).astype(float))[home[said.first],
-                                                                home[said.second]]  # fmt: skip
+    size = np.bincount(home).astype(float)
+    x = features(POINTS, look(POINTS, home, len(size)), size)[home[said.first], home[said.second]]
 
     def loss(w):
         p = 1.0 / (1.0 + np.exp(-x @ w))
@@ -128,7 +128,9 @@ def test_answers_between_groups_decide():
 
 def piece(heard=QUIET, member=LABELS, pieces=0.0, whole=None):
     size = np.bincount(member).astype(float)
-    return links._as_piece(POINTS, member, size, size if whole is None else whole, heard, pieces)
+    return links._as_piece(
+        look(POINTS, member, len(size)), size, size if whole is None else whole, heard, pieces
+    )
 
 
 def with_a_small_group() -> np.ndarray:
@@ -157,7 +159,7 @@ def test_a_small_group_of_a_large_cluster_is_less_likely_a_piece():
 
 def test_pieces_are_small_clusters_not_small_groups(monkeypatch):
     seen = []
-    monkeypatch.setattr(links, "_as_piece", lambda *args: seen.append(args[3]) or QUIET)
+    monkeypatch.setattr(links, "_as_piece", lambda *args: seen.append(args[2]) or QUIET)
     infer_links(POINTS, LABELS, SIZE, links._PRIOR, between(0, 1, 9.0), 6)
     np.testing.assert_array_equal(seen[0], [40.0, 40.0, 20.0, 20.0, 20.0, 20.0])
 

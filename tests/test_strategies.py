@@ -305,7 +305,9 @@ def test_where_answers_may_be_wrong_the_middle_of_a_group_speaks_for_it():
             strategies._anchor(known, posterior, column, np.array([i])) for i in asked
         } == {best}  # fmt: skip
         members = (share > 0.8).sum()
-        assert len(strategies._speakers(posterior, column, pull)) == max(4, members // 3)
+        speakers, central = strategies._speakers(known, posterior, column)
+        assert len(speakers) == max(4, members // 3)
+        np.testing.assert_allclose(central, pull[speakers], rtol=1e-5)
 
 
 def test_what_one_answer_tells_of_others_is_taken_off_their_gain():

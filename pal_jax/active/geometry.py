@@ -189,9 +189,9 @@ class Geometry:
         one[np.arange(self.n), member] = 1.0
         return _cosines(one.T @ self._features), _cosines(one.T @ self._profiles)
 
-    def pull(self, weight: np.ndarray) -> np.ndarray:
-        """[n, C] how central each sample is for samples weighted by [n, C]."""
-        return self._features @ (self._features.T @ weight.astype(np.float32))
+    def pull(self, weight: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """[R, C] how central the samples of some rows are for samples weighted by [n, C]."""
+        return self._features[rows] @ (self._features.T @ weight.astype(np.float32))
 
     def remember(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """What others derive from the embedding alone: made at the first call."""

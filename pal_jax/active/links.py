@@ -1,6 +1,7 @@
 """Which groups are pieces of one class: a probability for each pair of them."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,24 +32,38 @@ class Links:
     cluster: np.ndarray
 
 
-def features(geometry: Geometry, member: np.ndarray, size: np.ndarray) -> np.ndarray:
+class Looks(NamedTuple):
+    """What the embedding says of C groups of samples, all [C, C] and symmetric.
+
+    between: summed normalised edge weights. along: cosine of their mean features, along the
+    graph. across: cosine of their profiles, straight through space.
+    """
+
+    between: np.ndarray
+    along: np.ndarray
+    across: np.ndarray
+
+
+def look(geometry: Geometry, member: np.ndarray, count: int) -> Looks:
+    """The looks of groups, from that of each sample: [n] int below `count`."""
+    return Looks(geometry.between(member, count), *geometry.likeness(member, count))
+
+
+def features(geometry: Geometry, looks: Looks, size: np.ndarray) -> np.ndarray:
     """[C, C, 4] what speaks for two groups being one class; symmetric.
 
     A constant; the cosine of their mean features; the share of the smaller one's edges that lead
     to the other; the size of the smaller one, in units of n / (number of communities).
 
     Args:
-        member: [n] int, group of each sample.
         size: [C] samples in each group; not necessarily whole numbers.
     """
-    cosine, _ = geometry.likeness(member, len(size))
-    between = geometry.between(member, len(size))
-    volume = between.sum(axis=1) + _TINY
-    leak = between / np.minimum(volume[:, None], volume)
+    volume = looks.between.sum(axis=1) + _TINY
+    leak = looks.between / np.minimum(volume[:, None], volume)
     typical = geometry.n / len(geometry.medoids)
     smaller = np.minimum(size[:, None], size) / typical
-    logs = [np.log(cosine + 1e-3), np.log(leak + 1e-4), np.log(smaller + 0.05)]
-    return np.stack([np.ones_like(cosine), *logs], axis=2)
+    logs = [np.log(looks.along + 1e-3), np.log(leak + 1e-4), np.log(smaller + 0.05)]
+    return np.stack([np.ones_like(leak), *logs], axis=2)
 
 
 def fit(geometry: Geometry, evidence: Evidence) -> np.ndarray:
@@ -94,7 +109,8 @@ def infer_links(
         founded: groups there were before the first answer, one a community or known label.
     """
     count = len(size)
-    prior = features(geometry, member, size) @ weights
+    looks = look(geometry, member, count)
+    prior = features(geometry, looks, size) @ weights
     np.fill_diagonal(prior, NEVER)
     odds = np.clip(prior + heard, NEVER, -NEVER)
     cluster = _contract(prior, heard, size)
@@ -102,7 +118,7 @@ def infer_links(
     told = _told_of_clusters(heard, cluster, joined)
     pieces = max(founded - count, 0) + _joined(heard, size)
     whole = np.bincount(cluster, size)[cluster]
-    piece = _as_piece(geometry, member, size, whole, told, pieces / max(founded, 1))
+    piece = _as_piece(looks, size, whole, told, pieces / max(founded, 1))
     chance = np.maximum(sigmoid(prior + told), piece)
     chance = np.where(cluster[:, None] == cluster, joined, chance)
     np.fill_diagonal(chance, 0.0)
@@ -143,8 +159,7 @@ def _joined(heard: np.ndarray, size: np.ndarray) -> int:
 
 
 def _as_piece(
-    geometry: Geometry,
-    member: np.ndarray,
+    looks: Looks,
     size: np.ndarray,
     whole: np.ndarray,
     heard: np.ndarray,
@@ -161,9 +176,8 @@ def _as_piece(
     count = len(size)
     if count < 2:
         return np.zeros((count, count))
-    between = geometry.between(member, count)
-    leak = between / np.sqrt(between.sum(axis=1) + _TINY)
-    views = [leak, *geometry.likeness(member, count)]
+    leak = looks.between / np.sqrt(looks.between.sum(axis=1) + _TINY)
+    views = [leak, looks.along, looks.across]
     share = np.sqrt(np.prod([_distribution(view) + 0.02 for view in views], axis=0))
     share = _distribution(share)
     odds = _PIECE * (0.25 + 4.0 * pieces) * (whole / (np.median(whole) + _TINY) + 0.02) ** -2.0
@@ -202,8 +216,11 @@ def _contract(prior: np.ndarray, heard: np.ndarray, size: np.ndarray) -> np.ndar
 
 def _of_communities(geometry: Geometry) -> np.ndarray:
     """The features of the communities, computed once for a geometry."""
-    size = np.bincount(geometry.communities).astype(np.float64)
-    return geometry.remember("links", lambda: features(geometry, geometry.communities, size))
+    member = geometry.communities
+    size = np.bincount(member).astype(np.float64)
+    return geometry.remember(
+        "links", lambda: features(geometry, look(geometry, member, len(size)), size)
+    )
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

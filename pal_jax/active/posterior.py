@@ -1,6 +1,7 @@
 """To which group each sample belongs, given the embedding and the answers so far."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -66,7 +67,7 @@ class Posterior:
         """[C] a sample of the unit that opened each column."""
         return self.nodes[np.unique(self.unit, return_index=True)[1][self.first]]
 
-    @property
+    @functools.cached_property
     def wrong(self) -> np.ndarray:
         """[n] probability that a sample is not of its most probable cluster."""
         return 1.0 - self.cluster.max(axis=1)

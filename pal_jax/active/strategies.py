@@ -157,10 +157,14 @@ class _Gains:
     cluster: np.ndarray
     shared: np.ndarray
 
-    @property
-    def home(self) -> np.ndarray:
-        """[T] the column each sample would be compared with."""
-        return self.column.argmax(axis=1)
+    def __post_init__(self):
+        self.home = self.column.argmax(axis=1)  # [T] what each sample would be compared with
+
+    def bounds(self, most: int) -> np.ndarray:
+        """[C] gain a second that a question about a column with `most` candidates cannot exceed."""
+        best = self.pairs.max(axis=1, initial=0.0)
+        np.maximum.at(best, self.home, self.points)
+        return best * most / (_SCREEN + _LOOK * most)
 
     def take(self, column: int, chosen: list[tuple[bool, int]]) -> None:
         """(is a sample, index) of what is asked about a column: not again, nor what tells the
@@ -175,6 +179,7 @@ class _Gains:
                 here = self.cluster == self.cluster[column]
                 yes = self.column[i, here].sum() / max(self.column[i].sum(), 1e-9)
                 self.column[i, here] = 0.0
+                self.home[i] = self.column[i].argmax()
                 self.points[i] = gain * max(1.0 - yes, 0.0) if self.column[i].any() else 0.0
             else:
                 self.pairs[column, i] = self.pairs[i, column] = 0.0
@@ -286,12 +291,15 @@ def _best(
     """
     while True:
         best, value = None, 0.0
+        bounds = gains.bounds(knowledge.candidates)
         for column in range(len(gains.pairs)):
+            # Of two groups either could be the anchor: the first, whatever the last digits say.
+            if bounds[column] <= value * (1.0 + 1e-6):
+                continue
             mine = np.flatnonzero(gains.home == column)
             shared = gains.shared[np.ix_(mine, mine)]
             chosen = _take(gains.pairs[column], gains.points[mine], shared, knowledge.candidates)
             worth = sum(gain for gain, _, _ in chosen) / (_SCREEN + _LOOK * len(chosen))
-            # Of two groups either could be the anchor: the first, whatever the last digits say.
             if chosen and worth > value * (1.0 + 1e-6):
                 value = worth
                 best = column, [(kind, int(mine[i]) if kind else i) for _, kind, i in chosen]
@@ -531,23 +539,37 @@ def _patience(knowledge: Knowledge) -> np.ndarray:
     return 0.5 ** np.bincount(samples, minlength=knowledge.geometry.n)
 
 
-def _speakers(posterior: Posterior, column: int, pull: np.ndarray) -> np.ndarray:
-    """Samples that may speak for a column, given how central each is for it.
+def _speakers(
+    knowledge: Knowledge, posterior: Posterior, column: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples [S], ascending, that may speak for a column, and how central [S] each is for it.
 
     Those proven to be of it. Where answers can be wrong nothing is proven: the middle third of
     its members, so that each question is a new pair with an error of its own, and a nest of
     strangers that were taken for members does not speak for them.
     """
     if posterior.hard:
-        return posterior.nodes[posterior.unit == posterior.first[column]]
+        proven = np.sort(posterior.nodes[posterior.unit == posterior.first[column]])
+        return proven, _pull(knowledge, posterior, column, proven)
     members = int((posterior.column[:, column] > 0.8).sum())
-    return _central(posterior, column, pull, max(4, min(_TYPICAL, members // 3)))
+    return _central(knowledge, posterior, column, max(4, min(_TYPICAL, members // 3)))
 
 
-def _central(posterior: Posterior, column: int, pull: np.ndarray, count: int) -> np.ndarray:
-    """The most central samples that are probably of a column, ascending."""
+def _central(
+    knowledge: Knowledge, posterior: Posterior, column: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The most central samples [S] that are probably of a column, ascending, and how central."""
+    pull = _pull(knowledge, posterior, column, slice(None))
     score = np.maximum(pull, 0.0) * posterior.column[:, column]
-    return np.sort(np.argsort(-score, kind="stable")[:count])
+    samples = np.sort(np.argsort(-score, kind="stable")[:count])
+    return samples, pull[samples]
+
+
+def _pull(
+    knowledge: Knowledge, posterior: Posterior, column: int, rows: np.ndarray | slice
+) -> np.ndarray:
+    """[R] how central some samples are for a column."""
+    return knowledge.geometry.pull(posterior.column[:, column : column + 1], rows)[:, 0]
 
 
 def _anchor(
@@ -558,26 +580,32 @@ def _anchor(
     The most central one; where it is proven to be of the column, also the one most like `samples`.
     Where it is not, the one most like them may share their error, and would confirm it.
     """
-    pull = _pull(knowledge, posterior, column)
-    speakers = np.setdiff1d(_speakers(posterior, column, pull), samples)
+    speakers, pull = _without(samples, *_speakers(knowledge, posterior, column))
     asked = _asked(knowledge, speakers, samples).sum(axis=1)
     if asked.all() and not posterior.hard:
-        speakers = np.setdiff1d(_central(posterior, column, pull, _TYPICAL), samples)
+        central = _central(knowledge, posterior, column, _TYPICAL)
+        speakers, pull = _without(samples, *central)
         asked = _asked(knowledge, speakers, samples).sum(axis=1)
     if not len(speakers):
         return None
-    score = pull[speakers] / max(float(np.abs(pull[speakers]).max()), 1e-12) - 10.0 * asked
+    score = pull / max(float(np.abs(pull).max()), 1e-12) - 10.0 * asked
     if posterior.hard and len(samples):
         score += knowledge.geometry.kernel(speakers, samples).mean(axis=1)
     return int(speakers[score.argmax()])
 
 
+def _without(
+    samples: np.ndarray, speakers: np.ndarray, pull: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    keep = ~np.isin(speakers, samples)
+    return speakers[keep], pull[keep]
+
+
 def _closest(knowledge: Knowledge, posterior: Posterior, a: int, b: int) -> tuple[int, int]:
     """The most central pair of samples that speak for two columns, of those least often asked."""
-    pulls = [_pull(knowledge, posterior, column) for column in (a, b)]
-    left, right = (_speakers(posterior, c, p) for c, p in zip((a, b), pulls, strict=True))
-    x, y = (p[s] / max(float(np.abs(p[s]).max()), 1e-12)
-            for p, s in zip(pulls, (left, right), strict=True))  # fmt: skip
+    left, x = _speakers(knowledge, posterior, a)
+    right, y = _speakers(knowledge, posterior, b)
+    x, y = (pull / max(float(np.abs(pull).max()), 1e-12) for pull in (x, y))
     score = x[:, None] + y - 10.0 * _asked(knowledge, left, right)
     score[left[:, None] == right] = -np.inf
     i, j = divmod(int(score.argmax()), len(right))
@@ -589,11 +617,6 @@ def _asked(knowledge: Knowledge, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     asked = knowledge.relations.asked
     counts = [[asked(i, j) for j in b.tolist()] for i in a.tolist()]
     return np.array(counts, np.float64).reshape(len(a), len(b))
-
-
-def _pull(knowledge: Knowledge, posterior: Posterior, column: int) -> np.ndarray:
-    """[n] how central each sample is for a column."""
-    return knowledge.geometry.pull(posterior.column[:, column : column + 1])[:, 0]
 
 
 def _scan(knowledge: Knowledge, count: int, order: np.ndarray) -> list[Question]:
