@@ -195,3 +195,23 @@ def test_the_table_of_judgements_grows_with_the_log():
     np.testing.assert_array_equal(np.stack([some.first, some.second]), [[0, 1], [1, 4]])
     np.testing.assert_array_equal(some.relation, [0, 1])
     assert some.oracles == ("me",)
+
+
+def test_joined_samples_are_the_same_however_often_one_looks():
+    rng = np.random.default_rng(0)
+    known = np.full(60, -1)
+    known[[7, 40, 41]] = [0, 0, 1]
+    oracle = LabelOracle(np.where(known >= 0, known, rng.integers(0, 3, 60)))
+    looked, other = Relations(60, known), Relations(60, known)
+    for _ in range(12):
+        pairs = [rng.choice(60, 2, replace=False).tolist() for _ in range(6)]
+        answers = oracle([Question(i, (j,)) for i, j in pairs])
+        looked.add(answers)
+        other.add(answers)
+        samples, names = looked.joined()
+        assert (np.diff(samples) > 0).all()
+        np.testing.assert_array_equal(names, looked.groups()[samples])
+        alone = np.setdiff1d(np.arange(60), samples)
+        np.testing.assert_array_equal(looked.groups()[alone], alone)
+    np.testing.assert_array_equal(looked.joined(), other.joined())
+    assert len(samples) > 20

@@ -30,8 +30,12 @@ class Partners:
     def __init__(self, n: int, samples: np.ndarray, groups: np.ndarray):
         self.n = n
         self._samples, self._groups = samples, groups
-        order = np.argsort(groups, kind="stable")
-        start, size = np.unique(groups[order], return_index=True, return_counts=True)[1:]
+        # Groups in the upper half of a number, places in the lower: a sort that is stable, and
+        # many times as fast as a stable argsort.
+        keys = np.sort((groups.astype(np.int64) << 32) | np.arange(len(groups)))
+        order = keys & 0xFFFFFFFF
+        start = np.flatnonzero(np.diff(keys >> 32, prepend=-1))
+        size = np.diff(start, append=len(keys))
         large = size > 1
         # Samples by group, and where in them each group with more than one begins and how many
         # it has.
