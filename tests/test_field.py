@@ -18,12 +18,12 @@ def random_kernel(n: int, rank: int = 12, seed: int = 0) -> np.ndarray:
 K = random_kernel(N)
 
 
-BLOCKS = [1, 7, 64]
+BLOCKS = [(1, 0), (7, 0), (64, 0), (7, 12), (64, 30)]  # so many at once, after so many
 
 
-def field(nodes=(), kernel=K, block=1) -> Field:
+def field(nodes=(), kernel=K, block=(1, 0)) -> Field:
     single = kernel.astype(np.float32)
-    out = Field(lambda rows, columns: single[rows][:, columns].copy(), len(kernel), block)
+    out = Field(lambda rows, columns: single[rows][:, columns].copy(), len(kernel), *block)
     out.move_to(nodes)
     return out
 
@@ -148,7 +148,7 @@ def test_without_nodes_nothing_is_known():
                                   K.astype(np.float32)[:3, :4])  # fmt: skip
 
 
-@pytest.mark.parametrize("block", [1, 6])
+@pytest.mark.parametrize("block", [(1, 0), (6, 0), (3, 1)])
 def test_exact_copies_as_nodes_stay_finite_and_variances_stay_in_their_bounds(block):
     kernel = np.ones((6, 6))
     one = field(range(6), kernel, block)

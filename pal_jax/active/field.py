@@ -25,12 +25,13 @@ class Field:
     Args:
         kernel: the similarity of samples.
         n: number of samples.
-        block: so many nodes in a row, counted from the first, are placed at once, by products of
-            matrices; those after the last whole block one by one.
+        block: so many nodes in a row are placed at once, by products of matrices; those after the
+            last whole block one by one.
+        single: so many first nodes are placed one by one, the first block begins after them.
     """
 
-    def __init__(self, kernel: Kernel, n: int, block: int = 1):
-        self._kernel, self._n, self._block = kernel, n, block
+    def __init__(self, kernel: Kernel, n: int, block: int = 1, single: int = 0):
+        self._kernel, self._n, self._block, self._single = kernel, n, block, single
         self._nodes: list[int] = []
         self._rows = np.empty((0, n), np.float32)
         self._inverse = np.empty((0, 0))
@@ -53,14 +54,18 @@ class Field:
                 break
             shared += 1
         if shared < len(self._nodes):
-            self._keep(shared - shared % self._block)
-        block = self._block
+            self._keep(self._begun(shared))
         while (placed := len(self._nodes)) < len(nodes):
-            if block > 1 and placed - placed % block + block <= len(nodes):
-                self._keep(placed - placed % block)
-                self._add_block(nodes[len(self._nodes) :][:block])
+            begun = self._begun(placed)
+            if self._block > 1 and self._single <= begun <= len(nodes) - self._block:
+                self._keep(begun)
+                self._add_block(nodes[begun:][: self._block])
             else:
                 self._add(nodes[placed])
+
+    def _begun(self, placed: int) -> int:
+        """Where the block begins that the node after so many is in; without blocks, there."""
+        return placed - max(placed - self._single, 0) % self._block
 
     def _keep(self, count: int) -> None:
         """Forgets all but the first nodes."""

@@ -20,6 +20,7 @@ _MERGED = 0.75  # communities a cell from which on there are more cells
 _CORE = 24  # most central samples of a community: typical of it
 # Shares of three kernels in one: along the graph, near by, and over all of the data.
 _CLUSTERED, _SMOOTH = (0.7, 0.3, 0.0), (0.4, 0.2, 0.4)
+_SINGLE, _TOGETHER = 1_024, 64  # nodes placed one by one, and how many at once after these
 _BLOCK = 1_024  # rows of a sparse product at a time
 _CHUNK = 1 << 24  # numbers of an [n, chunk] block of distances
 _NUMBERS = 1 << 20  # of an embedding that are looked at together
@@ -70,13 +71,14 @@ class Geometry:
 
     Args:
         embeddings: [n, d] finite floats.
-        block: of nodes that the fields place at once.
+        single: so many first nodes the fields place one by one, the others in blocks. One by one
+            answers a question soonest, in blocks many answers.
     """
 
-    def __init__(self, embeddings: np.ndarray, block: int = 1):
+    def __init__(self, embeddings: np.ndarray, single: int = _SINGLE):
         self.embeddings = embeddings
         self.n = len(embeddings)
-        self.block = block
+        self.single = single
         self._memory: dict[str, np.ndarray] = {}
 
     @functools.cached_property
@@ -162,7 +164,10 @@ class Geometry:
         """What placed samples say about all others, for data in clusters and for data without."""
         clustered = functools.partial(self.kernel, shares=_CLUSTERED)
         smooth = functools.partial(self.kernel, shares=_SMOOTH)
-        return Field(clustered, self.n, self.block), Field(smooth, self.n, self.block)
+        return (
+            Field(clustered, self.n, _TOGETHER, self.single),
+            Field(smooth, self.n, _TOGETHER, self.single),
+        )
 
     def between(self, member: np.ndarray, count: int) -> np.ndarray:
         """[C, C] summed normalised edge weights between groups, [n] int each below `count`."""

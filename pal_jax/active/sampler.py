@@ -405,7 +405,7 @@ class Sampler:
             if self._fit is None or self._fit[0] is not given:
                 groups = self._fitted_to[view.ids(np.arange(given.n))]
                 z = refit_lib.refit(given.embeddings, given.graph, groups)
-                self._fit = given, Geometry(z, given.block)
+                self._fit = given, Geometry(z, given.single)
             view.geometry = self._fit[1]
         return view
 

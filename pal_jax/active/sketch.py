@@ -22,7 +22,6 @@ _MOST_LABELLED = 2_000  # samples with a label known from the start that join th
 _MOST_ASKED = 500  # samples that were asked about that join it
 _FIRST = 64  # judgements after which those asked about join for the first time
 _NEIGHBOURS = 10  # of the sketch, that speak for a sample outside of it
-_BLOCK = 64  # nodes that the regression places at once: there may be thousands
 _LISTS, _PROBED = 128, 16  # pieces of the sketch, and how many are searched for neighbours
 _NUMBERS = 1 << 20  # numbers of something of n rows that are made at a time
 _SURPRISE = 0.02  # share of probability that neighbours do not decide
@@ -84,7 +83,7 @@ class Sketch:
         near: "concurrent.futures.Future[Near]",
         trust: Trust,
     ):
-        self.given = Geometry(embeddings[ids].astype(np.float64), _BLOCK)
+        self.given = Geometry(embeddings[ids].astype(np.float64), single=0)
         self.geometry = self.given  # or refitted
         self.relations = Relations(len(ids), relations.known()[ids])
         self._all, self._ids, self._near, self._trust = relations, ids, near, trust
