@@ -37,15 +37,38 @@ def test_an_oracle_that_is_never_wrong_still_has_a_finite_weight():
     assert weight[2] == 0.0
 
 
-def test_estimated_rates_are_the_mean_of_a_dirichlet():
-    alike = np.array([0.9, 0.5, 0.25, 0.0])
-    ann, bob = rates(MIXED, Trust(None), alike)
-    yes = np.array([RIGHT + 0.9, WRONG + 0.0, WRONG + 0.25])  # of pairs that are alike
-    no = np.array([WRONG + 0.1, RIGHT + 1.0, WRONG + 0.75])
-    np.testing.assert_allclose(ann, [yes / yes.sum(), no / no.sum()])
-    yes, no = np.array([RIGHT, WRONG + 0.5, WRONG]), np.array([WRONG, RIGHT + 0.5, WRONG])
-    np.testing.assert_allclose(bob, [yes / yes.sum(), no / no.sum()])
-    assert ann[0, 2] < ann[1, 2]  # it is unsure of what differs: evidence
+def test_estimated_rates_are_those_under_which_the_answers_are_most_probable():
+    rng = np.random.default_rng(0)
+    alike = rng.choice([0.02, 0.5, 0.97], 400)
+    truth = rng.random(400) < alike
+    said = [ALIKE if t ^ (rng.random() < 0.2) else NOT_ALIKE for t in truth]
+    answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
+    (found,) = rates(answers, Trust(None), alike)
+    prior = np.array([[RIGHT, WRONG, WRONG], [WRONG, RIGHT, WRONG]])
+    chance = np.stack([alike, 1.0 - alike])
+
+    def worth(table):
+        probability = (chance * table[:, answers.relation]).sum(axis=0)
+        return np.log(probability).sum() + (prior * np.log(table)).sum()
+
+    np.testing.assert_allclose(found.sum(axis=1), 1.0)
+    for _ in range(100):
+        other = np.abs(found * (1.0 + 0.1 * rng.normal(size=(2, 3))))
+        assert worth(other / other.sum(axis=1, keepdims=True)) < worth(found) + 1e-6
+    assert found[0, 1] == pytest.approx(0.2, abs=0.05)
+    assert found[1, 0] == pytest.approx(0.2, abs=0.05)
+
+
+def test_what_nothing_else_is_known_about_does_not_speak_against_an_oracle():
+    answers = heard(*[(k % 9, 9, ALIKE if k % 2 else NOT_ALIKE, "ann") for k in range(300)])
+    table = rates(answers, Trust(None), np.full(300, 0.5))
+    assert error_of(table, answers, Trust(None)) <= WRONG / RIGHT
+
+
+def test_unsure_answers_count_for_what_they_are_unsure_of():
+    answers = heard(*[(k % 9, 9, UNKNOWN if k % 2 else ALIKE, "ann") for k in range(100)])
+    (table,) = rates(answers, Trust(None), np.where(np.arange(100) % 2, 0.02, 0.98))
+    assert table[0, 2] < 0.2 * table[1, 2]
 
 
 def test_before_anything_is_known_of_an_oracle_the_prior_counts():

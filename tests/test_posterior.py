@@ -256,7 +256,8 @@ def test_errors_of_yes_and_no_are_told_apart(monkeypatch):
         believe(*answers_of(*rates)[0], trust=Trust(None))
         table = seen.pop()[0, :, :2]
         found = (table / table.sum(axis=1, keepdims=True))[[0, 1], [1, 0]]
-        assert found[int(np.argmax(rates))] == pytest.approx(0.3, abs=0.06)
+        # Twenty right answers are imagined beside some hundred and fifty.
+        assert found[int(np.argmax(rates))] == pytest.approx(0.3, abs=0.08)
         wrong_noes.append(found[0])
     assert wrong_noes[0] > 3.0 * wrong_noes[1]  # alike pairs: 0.3 and 0.02
 

@@ -10,6 +10,7 @@ from pal_jax.active.relations import Judgements
 
 SURE = 1e-6  # error of an oracle that is never wrong, where a logarithm is needed
 _WRONG, _RIGHT = 1.0, 19.0  # answers of each kind imagined before the first of an unknown oracle
+_STEPS = 20  # of the estimate of an oracle's rates
 _GUESSES = 0.42  # error expected of an oracle that is named to be estimated: a file of guesses
 _CODES = {relation: code for code, relation in enumerate(Relation)}
 _ALIKE, _APART, _UNSURE = (
@@ -70,9 +71,9 @@ def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None)
     """[O, 2, 3] probability that oracle o says (alike, not alike, not sure) of a pair (alike, not).
 
     A rate that is given is that of both errors, and "not sure" then says nothing. Of an oracle
-    without one, all are estimated: the mean of a Dirichlet distribution after its answers, each
-    counted for both kinds of pair as probable as these are. So "not sure" becomes evidence where
-    it comes more often for one kind.
+    without one, all are estimated as those under which its answers are most probable, with some
+    imagined before the first. So "not sure" becomes evidence where it comes more often for one
+    kind.
 
     Args:
         alike: [K] probability that the pair of each judgement is alike, judged without that very
@@ -92,12 +93,30 @@ def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None)
         ]
         if alike is not None:
             own = judgements.oracle == o
-            for code in range(3):
-                said = own & (judgements.relation == code)
-                out[o, 0, code] += alike[said].sum()
-                out[o, 1, code] += (1.0 - alike[said]).sum()
+            out[o] = _likeliest_rates(out[o], judgements.relation[own], alike[own])
         out[o] /= out[o].sum(axis=1, keepdims=True)
     return out
+
+
+def _likeliest_rates(prior: np.ndarray, said: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """[2, 3] counts of what was said of pairs (alike, not): expectation maximisation.
+
+    Each answer counts for both kinds of pair as probable as these are after it: an answer about
+    which nothing else is known says nothing of how often the oracle is wrong.
+
+    Args:
+        prior: [2, 3] answers imagined before the first.
+        said: [K] codes of the answers.
+        alike: [K] probability that each pair is alike, judged without the answer.
+    """
+    counts = prior
+    chance = np.stack([alike, 1.0 - alike])
+    for _ in range(_STEPS):
+        table = counts / counts.sum(axis=1, keepdims=True)
+        likelihood = chance * table[:, said]
+        share = likelihood / np.maximum(likelihood.sum(axis=0), SURE)
+        counts = prior + np.stack([np.bincount(said, row, minlength=3) for row in share])
+    return counts
 
 
 def weigh(judgements: Judgements, table: np.ndarray) -> Evidence:
