@@ -277,6 +277,20 @@ def test_sums_over_a_spread_out_sample_stand_for_those_over_all():
     np.testing.assert_array_equal(exact, values[:9][some])
 
 
+def test_samples_worth_a_look_are_the_worst_and_some_of_all_that_are_nearly_as_bad():
+    score = np.concatenate([np.full(30, 1.0), np.full(500, 0.8), np.full(400, 0.1), [0.5, 0.4, 0]])
+    asked = np.arange(len(score)) >= 930
+    found = strategies._worth_a_look(score, asked, 20)
+    assert len(set(found.tolist())) == len(found) == 20 + 2  # of those asked about, who has a score
+    np.testing.assert_array_equal(found[:10], np.arange(10))
+    spread = found[10:20]
+    assert (score[spread] >= 0.7).all()
+    assert spread.max() - spread.min() > 400
+    np.testing.assert_array_equal(found[20:], [930, 931])
+    few = strategies._worth_a_look(np.array([0.0, 0.2, 0.9]), np.zeros(3, bool), 20)
+    np.testing.assert_array_equal(few, [2, 1])
+
+
 def test_it_goes_on_about_samples_until_it_knows_them():
     """Where a "no" is likely, a label asked for half is worth little."""
     rng = np.random.default_rng(0)
