@@ -167,3 +167,6 @@ def test_whole_blocks_are_placed_by_few_products():
 
     Field(kernel, N, block=16).move_to(NODES)
     assert asked == [16, 16, *[1] * 8]
+    asked.clear()
+    Field(kernel, N, block=16, single=10).move_to(NODES)
+    assert asked == [*[1] * 10, 16, *[1] * 14]
