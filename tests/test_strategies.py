@@ -291,6 +291,40 @@ def test_samples_worth_a_look_are_the_worst_and_some_of_all_that_are_nearly_as_b
     np.testing.assert_array_equal(few, [2, 1])
 
 
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_no_question_is_worth_more_than_the_bound_of_its_column(most):
+    rng = np.random.default_rng(most)
+    pairs = rng.random((4, 4))
+    gains = strategies._Gains(
+        pairs + pairs.T,
+        np.arange(30),
+        rng.random(30),
+        rng.random((30, 4)),
+        np.arange(4),
+        np.eye(30),
+    )
+    bounds = gains.bounds(most)
+    for column in range(4):
+        mine = np.flatnonzero(gains.home == column)
+        shared = gains.shared[np.ix_(mine, mine)]
+        chosen = strategies._take(gains.pairs[column], gains.points[mine], shared, most)
+        seconds = strategies._SCREEN + strategies._LOOK * len(chosen)
+        worth = sum(gain for gain, _, _ in chosen) / seconds
+        assert 0.0 < worth <= bounds[column] + 1e-9
+
+
+def test_samples_asked_about_but_not_known_still_tell_the_same_if_they_are_alike():
+    z = np.random.default_rng(0).normal(size=(60, 4)) + 1.5 * np.eye(4)[LABELS]
+    z[11] = z[10] + 0.01
+    answers = [Answer(Question(1, (sample,)), (Relation.NOT_ALIKE,), "me") for sample in (10, 11)]
+    known = knowledge(z, answers=answers)
+    posterior = infer(known.geometry, known.relations, known.trust)
+    assert posterior.wrong[[10, 11]].min() > 0.3
+    twin, stranger = strategies._shared(posterior, np.array([10]), np.array([11, 30]))[0]
+    assert twin > 0.1  # by the regression, which has heard of both, hardly at all
+    assert stranger < 0.01
+
+
 def test_it_goes_on_about_samples_until_it_knows_them():
     """Where a "no" is likely, a label asked for half is worth little."""
     rng = np.random.default_rng(0)
