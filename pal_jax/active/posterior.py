@@ -403,11 +403,6 @@ def _likeliest(
     return best
 
 
-def _normal(logs: np.ndarray) -> np.ndarray:
-    """Each row less its largest number."""
-    return logs - logs.max(axis=1, keepdims=True)
-
-
 def _surprised(share: np.ndarray) -> np.ndarray:
     """Probabilities of which a small part is taken away and given to all: no geometry is sure."""
     return (1.0 - _SURPRISE) * share + _SURPRISE / share.shape[1]
@@ -527,6 +522,11 @@ def _alike_without(
     return np.where(first == second, 1.0, np.clip(alike, 0.0, 1.0))
 
 
+def _normal(logs: np.ndarray) -> np.ndarray:
+    """Each row less its largest number."""
+    return logs - logs.max(axis=1, keepdims=True)
+
+
 def _softmax(x: np.ndarray) -> np.ndarray:
-    out = np.exp(x - x.max(axis=1, keepdims=True))
+    out = np.exp(_normal(x))
     return out / out.sum(axis=1, keepdims=True)
