@@ -39,8 +39,8 @@ def test_an_oracle_that_is_never_wrong_still_has_a_finite_weight():
 
 def test_estimated_rates_are_those_under_which_the_answers_are_most_probable():
     rng = np.random.default_rng(0)
-    alike = rng.choice([0.02, 0.5, 0.97], 400)
-    truth = rng.random(400) < alike
+    alike = rng.choice([0.02, 0.5, 0.97], 4_000)
+    truth = rng.random(4_000) < alike
     said = [ALIKE if t ^ (rng.random() < 0.2) else NOT_ALIKE for t in truth]
     answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
     (found,) = rates(answers, Trust(None), alike)

@@ -9,7 +9,7 @@ from pal_jax.active.questions import Relation
 from pal_jax.active.relations import Judgements
 
 SURE = 1e-6  # error of an oracle that is never wrong, where a logarithm is needed
-_WRONG, _RIGHT = 1.0, 19.0  # answers of each kind imagined before the first of an unknown oracle
+_WRONG, _RIGHT = 0.5, 19.5  # answers of each kind imagined before the first of an unknown oracle
 _STEPS = 20  # of the estimate of an oracle's rates
 _GUESSES = 0.42  # error expected of an oracle that is named to be estimated: a file of guesses
 _CODES = {relation: code for code, relation in enumerate(Relation)}

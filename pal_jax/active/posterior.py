@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -197,11 +196,11 @@ class _Model:
     def shares(self, mean: np.ndarray, variance: np.ndarray, news: np.ndarray) -> np.ndarray:
         """[N, C + 1] probabilities from mean [N, C] and variance [N]; `news` [N] is that of an
         unseen group."""
-        score = np.maximum(mean, 0.0).astype(np.float64) ** self.sharpness + _TINY
-        doubt = self.doubt * variance
-        score *= ((1.0 - doubt) / score.sum(axis=1))[:, None]
-        score += (doubt / score.shape[1])[:, None]
-        return np.concatenate([score * (1.0 - news)[:, None], news[:, None]], axis=1)
+        share, doubt = _looks(mean, self.sharpness), self.doubt * variance
+        share *= (1.0 - doubt)[:, None]
+        share += (doubt / share.shape[1])[:, None]
+        share *= (1.0 - news)[:, None]
+        return np.concatenate([share, news[:, None]], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -388,24 +387,33 @@ def _likeliest(
         said[open_], weight[open_] = answers[open_], 0.0
     weight *= np.bincount(column, weight > 0.0, minlength=columns + 1)[column] > 1.0
     weight[open_] = 1.0
-    news = np.full(len(unit), belief.news)
+    known, new = said[:, :-1].sum(axis=1), said[:, -1]
     best, value = belief.model, -np.inf
     for field in fields:
         mean, variance = field.left_out(belief.labels), field.left_out_variance()
-        for sharpness, doubt in itertools.product(_SHARPNESS, _DOUBT):
-            model = _Model(field, sharpness, doubt)
-            chance = (_surprised(model.shares(mean, variance, news)) * said).sum(axis=1)
-            worth = weight @ np.log(np.maximum(chance, _TINY))
-            worth -= _SHARP_STIFFNESS * np.log(sharpness / _SHARP) ** 2
-            worth -= _DOUBT_STIFFNESS * np.log(doubt / _DOUBTED) ** 2
-            if worth > value:
-                best, value = model, worth
+        for sharpness in _SHARPNESS:
+            looks = (_looks(mean, sharpness) * said[:, :-1]).sum(axis=1)
+            for doubt in _DOUBT:  # what `_Model.shares` and `said` agree on, column by column
+                held = looks + doubt * variance * (known / columns - looks)
+                chance = (1.0 - belief.news) * held + belief.news * new
+                worth = weight @ np.log(_surprised(chance, columns + 1))
+                worth -= _SHARP_STIFFNESS * np.log(sharpness / _SHARP) ** 2
+                worth -= _DOUBT_STIFFNESS * np.log(doubt / _DOUBTED) ** 2
+                if worth > value:
+                    best, value = _Model(field, sharpness, doubt), worth
     return best
 
 
-def _surprised(share: np.ndarray) -> np.ndarray:
+def _looks(mean: np.ndarray, sharpness: float) -> np.ndarray:
+    """[N, C] probability of each column in proportion to a power of the regression's mean."""
+    score = np.maximum(mean, 0.0).astype(np.float64) ** sharpness + _TINY
+    score /= score.sum(axis=1, keepdims=True)
+    return score
+
+
+def _surprised(share: np.ndarray, columns: int) -> np.ndarray:
     """Probabilities of which a small part is taken away and given to all: no geometry is sure."""
-    return (1.0 - _SURPRISE) * share + _SURPRISE / share.shape[1]
+    return (1.0 - _SURPRISE) * share + _SURPRISE / columns
 
 
 def _sweep(
@@ -424,7 +432,8 @@ def _sweep(
     variance = model.field.left_out_variance()
     for _ in range(_SWEEPS):
         mean = model.field.left_out(labels)
-        prior = _surprised(model.shares(mean, variance, np.full(len(unit), news)))
+        expected = model.shares(mean, variance, np.full(len(unit), news))
+        prior = _surprised(expected, columns + 1)
         logits = np.zeros((units, columns + 1))
         np.add.at(logits, unit, np.log(prior))
         logits = logits / members + _messages(heard, share, units)
