@@ -5,6 +5,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.sparse
 
 from pal_jax.active import evidence as evidence_lib
 from pal_jax.active.evidence import Evidence, Trust
@@ -434,9 +435,7 @@ def _sweep(
         mean = model.field.left_out(labels)
         expected = model.shares(mean, variance, np.full(len(unit), news))
         prior = _surprised(expected, columns + 1)
-        logits = np.zeros((units, columns + 1))
-        np.add.at(logits, unit, np.log(prior))
-        logits = logits / members + _messages(heard, share, units)
+        logits = _summed(np.log(prior), unit, units) / members + _messages(heard, share, units)
         share = np.where(fixed[:, None], sure, _softmax(logits))
         # 1 for a sure unit, 0 for one that may as well be of another group or of none
         best = share.max(axis=1)
@@ -449,10 +448,19 @@ def _sweep(
 
 def _messages(heard: Evidence, share: np.ndarray, units: int) -> np.ndarray:
     """[U, C + 1] log likelihood of all answers about each unit, for each column it may be of."""
-    total = np.zeros((units, share.shape[1]))
-    for mine, other in ((heard.first, heard.second), (heard.second, heard.first)):
-        np.add.at(total, mine, _message(heard, share[other]))
-    return total
+    messages = [_message(heard, share[other]) for other in (heard.second, heard.first)]
+    return _summed(np.concatenate(messages), np.append(heard.first, heard.second), units)
+
+
+def _summed(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
+    """[count, C] sums of the rows [K, C] that have each place [K], added in their order.
+
+    As np.add.at, which takes five times as long for more than a few columns.
+    """
+    order = np.argsort(place, kind="stable")
+    ends = np.cumsum(np.bincount(place, minlength=count))
+    one = (np.ones(len(place)), order, np.append(0, ends))
+    return scipy.sparse.csr_array(one, shape=(count, len(place))) @ values
 
 
 def _message(heard: Evidence, other: np.ndarray) -> np.ndarray:

@@ -184,14 +184,20 @@ class Relations:
         samples, or all those of "not alike" between their groups.
         """
         self._refresh()
-        found = []
+        found: list[tuple[Pair, Relation, int]] = []
         for pair, votes in self._votes.items():
             truth = self.relation(*pair)
-            for position, relation in votes:
-                if Relation.UNKNOWN not in (relation, truth) and relation is not truth:
-                    against = self._behind(pair, truth)
-                    found.append(Contradiction(pair, relation, position, against))
-        return sorted(found, key=lambda c: (c.position, c.pair))
+            wrong = {_OPPOSITE.get(truth)}
+            found += [(pair, said, position) for position, said in votes if said in wrong]
+        alike, apart = self._evidence()
+        listed = []
+        for pair, said, position in found:
+            if said is Relation.ALIKE:
+                against = tuple(apart[ordered(*map(self._find, pair))])
+            else:
+                against = _chain(alike, *pair)
+            listed.append(Contradiction(pair, said, position, against))
+        return sorted(listed, key=lambda c: (c.position, c.pair))
 
     def against(self, groups: np.ndarray) -> list[Contradiction]:
         """The answers that a partition, [n] int, does not follow, in the order of their telling.
@@ -288,41 +294,41 @@ class Relations:
         for a, b, votes in between.negative():
             self._separate(a, b, votes)
 
-    def _behind(self, pair: Pair, truth: Relation) -> tuple[int, ...]:
-        """The answers that make `truth` of this pair; none where labels known before do."""
-        if truth is Relation.ALIKE:
-            return self._chain(*pair)
-        ends = {self._find(pair[0]), self._find(pair[1])}
-        return tuple(
-            position
-            for (i, j), votes in self._votes.items()
-            if {self._find(i), self._find(j)} == ends
-            for position, relation in votes
-            if relation is Relation.NOT_ALIKE
-        )
+    def _evidence(
+        self,
+    ) -> tuple[dict[int, list[tuple[int, int]]], dict[Pair, list[int]]]:
+        """What `groups` rests on, each with the positions of the answers.
 
-    def _chain(self, start: int, end: int) -> tuple[int, ...]:
-        """Positions of the answers on a shortest path of "alike" inside the group."""
-        neighbours: dict[int, list[tuple[int, int]]] = collections.defaultdict(list)
-        group = self._find(start)
+        Sample -> those of its group that it was called alike, with the first answer that did;
+        names of two groups -> all answers of "not alike" between them.
+        """
+        alike: dict[int, list[tuple[int, int]]] = collections.defaultdict(list)
+        apart: dict[Pair, list[int]] = collections.defaultdict(list)
         for (i, j), votes in self._votes.items():
-            yes = [position for position, relation in votes if relation is Relation.ALIKE]
-            if yes and self._find(i) == group == self._find(j):
-                neighbours[i].append((j, yes[0]))
-                neighbours[j].append((i, yes[0]))
-        came: dict[int, tuple[int, int]] = {start: (start, -1)}
-        todo = collections.deque([start])
-        while todo and end not in came:
-            here = todo.popleft()
-            for there, position in neighbours[here]:
-                if there not in came:
-                    came[there] = (here, position)
-                    todo.append(there)
-        chain = []
-        while end in came and end != start:
-            end, position = came[end]
-            chain.append(position)
-        return tuple(sorted(chain))
+            a, b = self._find(i), self._find(j)
+            if a != b:
+                apart[ordered(a, b)] += [p for p, said in votes if said is Relation.NOT_ALIKE]
+            elif yes := [p for p, said in votes if said is Relation.ALIKE]:
+                alike[i].append((j, yes[0]))
+                alike[j].append((i, yes[0]))
+        return alike, apart
+
+
+def _chain(alike: Mapping[int, list[tuple[int, int]]], start: int, end: int) -> tuple[int, ...]:
+    """Positions of the answers on a shortest path of "alike"; none where there is no path."""
+    came: dict[int, tuple[int, int]] = {start: (start, -1)}
+    todo = collections.deque([start])
+    while todo and end not in came:
+        here = todo.popleft()
+        for there, position in alike.get(here, ()):
+            if there not in came:
+                came[there] = (here, position)
+                todo.append(there)
+    chain = []
+    while end in came and end != start:
+        end, position = came[end]
+        chain.append(position)
+    return tuple(sorted(chain))
 
 
 class _Between:
@@ -369,6 +375,7 @@ class _Between:
 
 
 _CODE = {relation: code for code, relation in enumerate(Relation)}
+_OPPOSITE = {Relation.ALIKE: Relation.NOT_ALIKE, Relation.NOT_ALIKE: Relation.ALIKE}
 _VOTE = {Relation.ALIKE: 1, Relation.NOT_ALIKE: -1, Relation.UNKNOWN: 0}
 
 
