@@ -550,6 +550,8 @@ def _speakers(
     """
     if posterior.hard:
         proven = np.sort(posterior.nodes[posterior.unit == posterior.first[column]])
+        if len(proven) == 1:
+            return proven, np.ones(1)  # as central as any
         return proven, _pull(knowledge, posterior, column, proven)
     members = int((posterior.column[:, column] > 0.8).sum())
     return _central(knowledge, posterior, column, max(4, min(_TYPICAL, members // 3)))
@@ -586,8 +588,8 @@ def _anchor(
         central = _central(knowledge, posterior, column, _TYPICAL)
         speakers, pull = _without(samples, *central)
         asked = _asked(knowledge, speakers, samples).sum(axis=1)
-    if not len(speakers):
-        return None
+    if len(speakers) < 2:
+        return int(speakers[0]) if len(speakers) else None
     score = pull / max(float(np.abs(pull).max()), 1e-12) - 10.0 * asked
     if posterior.hard and len(samples):
         score += knowledge.geometry.kernel(speakers, samples).mean(axis=1)
