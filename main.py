@@ -34,12 +34,15 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
         )
     path = given[0]
     if not Path(path).is_file():
-        known = ", ".join(sorted(p.stem for p in Path("configs").glob("*.py")))
+        known = ", ".join(sorted(p.stem for p in Path("configs").glob("[!_]*.py")))
         raise UserError(f"--config={path} is no file; configs/ holds: {known}")
     try:
         stray = flags.FLAGS(argv)[1:]
     except Exception as error:  # parsing runs the user's config file, which may raise anything
-        sentence = " ".join(str(error).split()).strip("'\"")
+        said: object = error
+        while isinstance(said, (AttributeError, KeyError)) and said.args:
+            said = said.args[0]  # may hold another, and the string of that is quoted and escaped
+        sentence = " ".join(str(said).split())
         raise UserError(f"the command line does not fit {path}: {sentence}") from None
     if stray:
         raise UserError(f"stray argument {stray[0]!r}; options look like --config.seed=1")
@@ -83,9 +86,7 @@ def main(argv: list[str]) -> int:
     except PeerLost as lost:
         print(f"error: {lost}; start the run again, on any number of processes", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(
-            1
-        )  # to leave in good order would be to wait, for minutes, for the one that is gone
+        os._exit(1)  # in good order would be to wait, for minutes, for the one that is gone
     except (Interrupted, KeyboardInterrupt):
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

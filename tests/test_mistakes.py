@@ -231,6 +231,8 @@ def test_the_command_itself_says_it_too(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+    assert "\\" not in done.stderr
+    assert 'Did you mean "budget"' in done.stderr
 
 
 def test_help_is_no_mistake():
