@@ -5,7 +5,7 @@ import pytest
 
 from pal_jax.active import posterior as posterior_lib
 from pal_jax.active import strategies
-from pal_jax.active.evidence import Trust
+from pal_jax.active.evidence import Evidence, Trust
 from pal_jax.active.geometry import Geometry
 from pal_jax.active.oracles import LabelOracle, NoisyOracle
 from pal_jax.active.posterior import Posterior, infer
@@ -302,6 +302,36 @@ def test_beliefs_are_a_function_of_log_and_embedding_alone(error_rate):
         np.testing.assert_array_equal(found.sureness(), fresh.sureness())
         assert found.error == fresh.error
     assert one.propose(CLOSE, 3) == loaded.propose(CLOSE, 3)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.1, 0.3])
+def test_the_likeliest_model_gives_what_is_known_the_highest_probability(wrong):
+    """Each node left out in turn, under all models there are, by the formulas written out."""
+    rng = np.random.default_rng(0)
+    nodes = rng.permutation(N)[:60]
+    said = np.where(rng.random(60) < wrong, rng.integers(0, 4, 60), LABELS[nodes])
+    share = np.full((60, 5), 0.01)
+    share[np.arange(60), said] = 0.96
+    nothing = Evidence(*np.zeros((2, 0), np.int64), *np.zeros((2, 0)))
+    for field in NEAR.fields:
+        field.move_to(nodes.tolist())
+    first = np.unique(said, return_index=True)[1]
+    start = posterior_lib._Model(NEAR.fields[0], posterior_lib._SHARP, posterior_lib._DOUBTED)
+    belief = posterior_lib._Belief(share, share[:, :-1], share, 0.05, first, start)
+
+    def worth(f, sharpness, doubt):
+        mean, variance = NEAR.fields[f].left_out(share[:, :-1]), NEAR.fields[f].left_out_variance()
+        score = np.maximum(mean, 0.0) ** sharpness + 1e-9
+        looks = score / score.sum(axis=1, keepdims=True)
+        held = (1.0 - doubt * variance) * looks[np.arange(60), said] + doubt * variance / 4
+        chance = 0.98 * (0.95 * held) + 0.02 / 5
+        prior = 3.0 * np.log(sharpness / 2.5) ** 2 + 0.5 * np.log(doubt / 0.05) ** 2
+        return 0.96 * np.log(chance).sum() - prior
+
+    sharpness, doubt = posterior_lib._SHARPNESS, posterior_lib._DOUBT
+    best = max(itertools.product((0, 1), sharpness, doubt), key=lambda model: worth(*model))
+    found = posterior_lib._likeliest(NEAR.fields, belief, nothing, np.arange(60), False)
+    assert (NEAR.fields.index(found.field), found.sharpness, found.doubt) == best
 
 
 def test_of_units_that_want_a_group_the_surest_strangers_open_one():

@@ -103,6 +103,14 @@ def test_an_outvoted_no_is_listed_with_the_chain_of_yes_behind_it():
     assert (found.pair, found.relation, found.against) == ((0, 2), NOT_ALIKE, (0, 2))
 
 
+def test_a_chain_of_yes_may_lead_through_a_later_sample():
+    relations = Relations(3)
+    relations.add([say(0, 2, ALIKE), say(0, 2, ALIKE), say(1, 2, ALIKE), say(1, 2, ALIKE)])
+    relations.add([say(0, 1, NOT_ALIKE)])
+    (found,) = relations.contradictions()
+    assert (found.pair, found.position, found.against) == ((0, 1), 4, (0, 2))
+
+
 def test_the_same_pair_is_decided_by_its_majority():
     relations = Relations(2)
     expected = [ALIKE, UNKNOWN, NOT_ALIKE, NOT_ALIKE]
