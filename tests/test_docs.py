@@ -57,8 +57,8 @@ def test_own_pipeline_prints_what_the_page_says(change):
     command = [sys.executable, "-W", "error", "-c", source]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # Another number of cores, other last digits: hundredths of accuracy after the training.
-    assert float(done.stdout.split()[-1]) == pytest.approx(figure, abs=0.05)
+    # Both have two decimals: 0.03 apart is what it says, whatever their binary difference.
+    assert float(done.stdout.split()[-1]) == pytest.approx(figure, abs=0.03 + 1e-9)
 
 
 def test_prior_knowledge_is_ten_lines_and_helps():

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pal_jax.active.questions import (
+    OPPOSITE,
     Answer,
     Oracle,
     Pair,
@@ -29,11 +30,6 @@ from pal_jax.errors import UserError
 
 _LONGEST_LINE = 1 << 20  # characters; a program that never ends its line fills no memory
 _LAST_WORDS = 5.0  # seconds a program has to end by itself after its last answer
-_OPPOSITE = {
-    Relation.ALIKE: Relation.NOT_ALIKE,
-    Relation.NOT_ALIKE: Relation.ALIKE,
-    Relation.UNKNOWN: Relation.UNKNOWN,
-}
 
 
 class OracleError(UserError):
@@ -108,7 +104,7 @@ class NoisyOracle:
 
     def _garble(self, answer: Answer) -> Answer:
         relations = tuple(
-            _OPPOSITE[relation] if self._flips(ordered(i, j)) else relation
+            OPPOSITE[relation] if self._flips(ordered(i, j)) else relation
             for i, j, relation in answer.judgements
         )
         return Answer(answer.question, relations, self.name)

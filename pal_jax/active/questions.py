@@ -19,6 +19,13 @@ class Relation(enum.Enum):
     UNKNOWN = "not sure"
 
 
+OPPOSITE = {
+    Relation.ALIKE: Relation.NOT_ALIKE,
+    Relation.NOT_ALIKE: Relation.ALIKE,
+    Relation.UNKNOWN: Relation.UNKNOWN,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Question:
     """Which of `candidates` are like `anchor`? One candidate makes it a yes/no question.

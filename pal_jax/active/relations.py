@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from pal_jax.active.questions import Answer, Pair, Relation, ordered
+from pal_jax.active.questions import OPPOSITE, Answer, Pair, Relation, ordered
 from pal_jax.errors import UserError
 
 
@@ -187,8 +187,8 @@ class Relations:
         found: list[tuple[Pair, Relation, int]] = []
         for pair, votes in self._votes.items():
             truth = self.relation(*pair)
-            wrong = {_OPPOSITE.get(truth)}
-            found += [(pair, said, position) for position, said in votes if said in wrong]
+            if truth is not Relation.UNKNOWN:
+                found += [(pair, said, p) for p, said in votes if said is OPPOSITE[truth]]
         alike, apart = self._evidence()
         listed = []
         for pair, said, position in found:
@@ -375,7 +375,6 @@ class _Between:
 
 
 _CODE = {relation: code for code, relation in enumerate(Relation)}
-_OPPOSITE = {Relation.ALIKE: Relation.NOT_ALIKE, Relation.NOT_ALIKE: Relation.ALIKE}
 _VOTE = {Relation.ALIKE: 1, Relation.NOT_ALIKE: -1, Relation.UNKNOWN: 0}
 
 
