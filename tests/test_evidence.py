@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pal_jax.active import evidence
-from pal_jax.active.evidence import Evidence, Trust, error_of, rates, weigh
+from pal_jax.active.evidence import Evidence, Trust, error_of, least_error_of, rates, weigh
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.relations import Judgements, Relations
 
@@ -127,3 +127,39 @@ def test_before_the_first_answer_the_error_is_what_is_expected():
     table = np.empty((0, 2, 3))
     assert error_of(table, heard(), Trust(0.2)) == 0.2
     assert error_of(table, heard(), Trust(None)) == pytest.approx(WRONG / (WRONG + RIGHT))
+
+
+def test_an_estimated_error_is_at_least_what_its_answers_need():
+    """Against a scan of the likelihood, written out answer by answer."""
+    rng = np.random.default_rng(1)
+    alike = rng.choice([0.03, 0.6, 0.95], 300)
+    truth = rng.random(300) < alike
+    said = [ALIKE if t ^ (rng.random() < 0.15) else NOT_ALIKE for t in truth]
+    answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
+    table = rates(answers, Trust(None), alike)
+    (p_wrong_no, p_wrong_yes) = table[0, 0, 1], table[0, 1, 0]
+
+    def worth(part):
+        total = 0.0
+        for relation, p in zip(said, alike, strict=True):
+            missed, invented = part * p_wrong_no, part * p_wrong_yes
+            right = table[0, 0, :2].sum() - missed, table[0, 1, :2].sum() - invented
+            yes, no = p * right[0] + (1 - p) * invented, p * missed + (1 - p) * right[1]
+            total += np.log(yes if relation is ALIKE else no)
+        return total
+
+    parts = np.linspace(0.0, 1.0, 2_001)
+    enough = [worth(part) >= worth(1.0) - 1.92 for part in parts]
+    error = error_of(table, answers, Trust(None))
+    least = least_error_of(table, answers, Trust(None), alike)
+    assert least == pytest.approx(parts[enough.index(True)] * error, abs=1e-3 * error)
+    assert 0.02 < least < error
+
+
+def test_a_given_error_is_known_and_before_any_answer_none_is_needed():
+    assert least_error_of(rates(MIXED, Trust(0.2)), MIXED, Trust(0.2), None) == 0.2
+    assert least_error_of(np.empty((0, 2, 3)), heard(), Trust(0.2), None) == 0.2
+    assert least_error_of(np.empty((0, 2, 3)), heard(), Trust(None), None) == 0.0
+    right = heard(*[(k, 9, ALIKE, "ann") for k in range(9)])
+    table = rates(right, Trust(None), np.full(9, 0.9))
+    assert least_error_of(table, right, Trust(None), np.full(9, 0.9)) == 0.0

@@ -502,6 +502,26 @@ def test_the_lower_bound_covers_the_truth_in_simulated_runs():
     assert np.mean(covered) >= 0.93
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flip", [0.0, 0.1])
+def test_the_lower_bound_covers_the_truth_where_the_error_rate_is_estimated(flip):
+    """Samples that look like another class could be taken for errors of the oracle."""
+    covered = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 4, 200)
+        look = np.where(rng.random(200) < 0.05, rng.integers(0, 4, 200), labels)
+        z = rng.normal(size=(200, 6)) + 6.0 * np.eye(6)[look]
+        oracle = NoisyOracle(LabelOracle(labels), flip, seed)
+        sampler = Sampler(200, budget=100, seed=seed, error_rate=None)
+        sampler.ask(oracle, z, 20)
+        truth = partition_accuracy(sampler.partition(z).groups, labels)
+        audit = sampler.audit(oracle, z, 80)
+        assert audit is not None
+        covered.append(audit.estimated_accuracy_low <= truth)
+    assert np.mean(covered) >= 0.93
+
+
 def partition_accuracy(groups, labels):
     table = np.zeros((groups.max() + 1, labels.max() + 1))
     np.add.at(table, (groups, labels), 1)

@@ -68,6 +68,21 @@ def test_not_sure_lowers_and_an_error_rate_is_taken_out():
     assert stopping.audit_result([], 5, 5, 0.0).estimated_accuracy_low == 0.0
 
 
+def test_a_bound_takes_off_of_an_estimated_error_only_what_is_sure():
+    relations = [Relation.ALIKE] * 36 + [Relation.NOT_ALIKE] * 4
+    result = stopping.audit_result(relations, 100, 100, 0.1, 0.04)
+    assert result.estimated_accuracy == 1.0
+    seen = stats.beta.ppf(0.025, 36, 5)  # half of the risk; the other half is the rate's
+    assert result.estimated_accuracy_low == pytest.approx((seen - 0.04) / 0.92, abs=1e-9)
+    known = stopping.audit_result(relations, 100, 100, 0.1)
+    assert known == stopping.audit_result(relations, 100, 100, 0.1, 0.1)
+    assert known.estimated_accuracy_low > result.estimated_accuracy_low
+    few = stopping.audit_result(relations[-8:], 100, 100, 0.1, 0.0)  # more errors make it worse
+    assert few.estimated_accuracy_low == pytest.approx(
+        (stats.beta.ppf(0.025, 4, 5) - 0.1) / 0.8, abs=1e-9
+    )
+
+
 def test_groups_that_may_be_pieces_are_taken_off():
     relations = [Relation.ALIKE] * 20
     result = stopping.audit_result(relations, 80, 100, 0.0, pieces=(0.02, 0.3))

@@ -306,8 +306,7 @@ def test_no_question_is_worth_more_than_the_bound_of_its_column(most):
     bounds = gains.bounds(most)
     for column in range(4):
         mine = np.flatnonzero(gains.home == column)
-        shared = gains.shared[np.ix_(mine, mine)]
-        chosen = strategies._take(gains.pairs[column], gains.points[mine], shared, most)
+        chosen = strategies._take(gains, column, mine, most)
         seconds = strategies._SCREEN + strategies._LOOK * len(chosen)
         worth = sum(gain for gain, _, _ in chosen) / seconds
         assert 0.0 < worth <= bounds[column] + 1e-9

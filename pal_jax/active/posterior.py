@@ -47,6 +47,7 @@ class Posterior:
         variance: [n] of the regression, in [0, 1]: 1 where no answer is heard.
         field: the regression at these nodes.
         error: share of wrong answers of the oracle heard last.
+        error_low: at least this; the same where the share is given, not estimated.
         hard: whether no answer can be wrong.
     """
 
@@ -59,6 +60,7 @@ class Posterior:
     variance: np.ndarray
     field: Field
     error: float
+    error_low: float
     hard: bool
 
     @property
@@ -160,22 +162,23 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
         return said, belief, column, _link(geometry, belief, column, heard, said, base, apart)
 
     said, belief, column, links = believe(table)
+    alike = None
     estimated = any(trust.of(oracle) is None for oracle in judgements.oracles)
     for _ in range(_ESTIMATES if estimated else 0):
         alike = _alike_without(said, at_unit, belief, links)
         table = evidence_lib.rates(judgements, trust, alike)
         said, belief, column, links = believe(table)
-    one = np.eye(links.cluster.max() + 1)[links.cluster]
     return Posterior(
         nodes=nodes,
         unit=unit,
         first=belief.first,
         column=column,
         links=links,
-        cluster=column[:, :-1] @ one,
+        cluster=_of_clusters(column, links.cluster),
         variance=belief.model.field.variance,
         field=belief.model.field,
         error=evidence_lib.error_of(table, judgements, trust),
+        error_low=evidence_lib.least_error_of(table, judgements, trust, alike),
         hard=hard,
     )
 
@@ -196,11 +199,13 @@ class _Model:
     def shares(self, mean: np.ndarray, variance: np.ndarray, news: np.ndarray) -> np.ndarray:
         """[N, C + 1] probabilities from mean [N, C] and variance [N]; `news` [N] is that of an
         unseen group."""
-        share, doubt = _looks(mean, self.sharpness), self.doubt * variance
-        share *= (1.0 - doubt)[:, None]
-        share += (doubt / share.shape[1])[:, None]
-        share *= (1.0 - news)[:, None]
-        return np.concatenate([share, news[:, None]], axis=1)
+        score, doubt = _score(mean, self.sharpness), self.doubt * variance
+        looks = (1.0 - news) * (1.0 - doubt) / score.sum(axis=1)
+        share = np.empty((len(score), score.shape[1] + 1))
+        np.multiply(score, looks[:, None], out=share[:, :-1])
+        share[:, :-1] += ((1.0 - news) * doubt / score.shape[1])[:, None]
+        share[:, -1] = news
+        return share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,7 +397,8 @@ def _likeliest(
     for field in fields:
         mean, variance = field.left_out(belief.labels), field.left_out_variance()
         for sharpness in _SHARPNESS:
-            looks = (_looks(mean, sharpness) * said[:, :-1]).sum(axis=1)
+            score = _score(mean, sharpness)
+            looks = (score * said[:, :-1]).sum(axis=1) / score.sum(axis=1)
             for doubt in _DOUBT:  # what `_Model.shares` and `said` agree on, column by column
                 held = looks + doubt * variance * (known / columns - looks)
                 chance = (1.0 - belief.news) * held + belief.news * new
@@ -404,8 +410,8 @@ def _likeliest(
     return best
 
 
-def _looks(mean: np.ndarray, sharpness: float) -> np.ndarray:
-    """[N, C] probability of each column in proportion to a power of the regression's mean.
+def _score(mean: np.ndarray, sharpness: float) -> np.ndarray:
+    """[N, C] a power of the regression's mean, to which looks are in proportion; never 0.
 
     The power is a multiple of one half: products of roots take less than half the time of `**`.
     """
@@ -414,7 +420,6 @@ def _looks(mean: np.ndarray, sharpness: float) -> np.ndarray:
     for _ in range(round(2.0 * sharpness) - 1):
         score *= root
     score += _TINY
-    score /= score.sum(axis=1, keepdims=True)
     return score
 
 
@@ -484,6 +489,15 @@ def _spread(belief: _Belief, nodes: np.ndarray, unit: np.ndarray) -> np.ndarray:
     column = belief.model.shares(field.mean(belief.labels), variance, news)
     column[nodes] = belief.share[unit]
     return column
+
+
+def _of_clusters(column: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """[n, K] sums over the columns of each cluster: most have one, and a product takes longer."""
+    _, first = np.unique(cluster, return_index=True)
+    out = column[:, first]
+    for c in np.setdiff1d(np.arange(len(cluster)), first):
+        out[:, cluster[c]] += column[:, c]
+    return out
 
 
 def _link(

@@ -224,7 +224,12 @@ class Sampler:
             return None
         relations = [relation for _, relation in self._audited]
         return stopping.audit_result(
-            relations, unknown, self.n, posterior.error, pieces=posterior.pieces()
+            relations,
+            unknown,
+            self.n,
+            posterior.error,
+            posterior.error_low,
+            pieces=posterior.pieces(),
         )
 
     def partition(self, embeddings: np.ndarray) -> Partition:

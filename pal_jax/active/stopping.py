@@ -59,6 +59,7 @@ def audit_result(
     unknown: int,
     n: int,
     error_rate: float,
+    error_rate_low: float | None = None,
     confidence: float = 0.95,
     pieces: tuple[float, float] = (0.0, 0.0),
 ) -> Audit:
@@ -69,18 +70,23 @@ def audit_result(
 
     Args:
         relations: what the audit's questions were answered.
+        error_rate_low: where the rate is an estimate, what it is at least with confidence
+            (1 + confidence) / 2: each of the two then takes half of the risk. None: it is known.
         pieces: share of all samples in groups that may be pieces of others: expected, at most.
     """
     trials = len(relations)
     hits = sum(relation is Relation.ALIKE for relation in relations)
-    low = lower_bound(hits, trials, confidence)
+    known = error_rate_low in (None, error_rate)
+    low = lower_bound(hits, trials, confidence if known else (1.0 + confidence) / 2.0)
     share = hits / trials if trials else 1.0 if unknown == 0 else 0.0
 
-    def whole(observed: float, piece: float) -> float:
-        right = (observed - error_rate) / (1.0 - 2.0 * error_rate)
+    def whole(observed: float, error: float, piece: float) -> float:
+        right = (observed - error) / (1.0 - 2.0 * error)
         return max((n - unknown + unknown * min(max(right, 0.0), 1.0)) / n - piece, 0.0)
 
-    return Audit(whole(share, pieces[0]), whole(low, pieces[1]), trials)
+    rates = [error_rate] if known else [error_rate, error_rate_low]
+    least = min(whole(low, rate, pieces[1]) for rate in rates)
+    return Audit(whole(share, error_rate, pieces[0]), least, trials)
 
 
 def calibrate(

@@ -297,8 +297,7 @@ def _best(
             if bounds[column] <= value * (1.0 + 1e-6):
                 continue
             mine = np.flatnonzero(gains.home == column)
-            shared = gains.shared[np.ix_(mine, mine)]
-            chosen = _take(gains.pairs[column], gains.points[mine], shared, knowledge.candidates)
+            chosen = _take(gains, column, mine, knowledge.candidates)
             worth = sum(gain for gain, _, _ in chosen) / (_SCREEN + _LOOK * len(chosen))
             if chosen and worth > value * (1.0 + 1e-6):
                 value = worth
@@ -324,14 +323,15 @@ def _unseen(idea: _Idea, seen: set[frozenset[int]]) -> _Idea | None:
     )
 
 
-def _take(
-    pairs: np.ndarray, points: np.ndarray, shared: np.ndarray, most: int
-) -> list[tuple[float, bool, int]]:
+def _take(gains: _Gains, column: int, mine: np.ndarray, most: int) -> list[tuple[float, bool, int]]:
     """(gain, is a sample, index) of what to compare with one column: most gain a second.
 
     Samples that tell the same count once: a gain shrinks by what is shared with those chosen.
+
+    Args:
+        mine: [M] places in `gains` of the samples that may be asked about, to which indices refer.
     """
-    pairs, points = pairs.copy(), points.copy()
+    pairs, points = gains.pairs[column].copy(), gains.points[mine]
     chosen: list[tuple[float, bool, int]] = []
     total = 0.0
     for number in range(most):
@@ -345,7 +345,8 @@ def _take(
         total += gain
         chosen.append((gain, is_point, point if is_point else pair))
         if is_point:
-            points = points * (1.0 - shared[point])
+            if number + 1 < most:
+                points *= 1.0 - gains.shared[mine[point], mine]
             points[point] = 0.0
         else:
             pairs[pair] = 0.0
@@ -478,8 +479,9 @@ def _worth_a_look(score: np.ndarray, asked: np.ndarray, most: int) -> np.ndarray
 
 def _highest(score: np.ndarray, most: int) -> np.ndarray:
     """Indices of the highest positive scores, these first."""
-    rank = np.argsort(-score, kind="stable")[:most]
-    return rank[score[rank] > 0.0]
+    least = np.partition(score, -most)[-most] if most < len(score) else 0.0
+    high = np.flatnonzero((score >= least) & (score > 0.0))
+    return high[np.argsort(-score[high], kind="stable")[:most]]
 
 
 def _place(posterior: Posterior) -> np.ndarray:
@@ -599,7 +601,7 @@ def _anchor(
 def _without(
     samples: np.ndarray, speakers: np.ndarray, pull: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    keep = ~np.isin(speakers, samples)
+    keep = (speakers[:, None] != samples).all(axis=1)  # few samples: faster than isin
     return speakers[keep], pull[keep]
 
 
