@@ -68,6 +68,8 @@ def main(argv: list[str]) -> int:
         with stop_on_signals() as stop:
             config, workdir = parse(argv)
             os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_programs()))
+            # By default JAX keeps only what took a second: together the rest takes longer.
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
             # JAX takes a second to import: not before the command line is known to be right.
             from pal_jax import experiment, run
 

@@ -86,6 +86,7 @@ def get_config() -> Any:
     c.train.fsdp = 1  # devices that share one copy of weights and optimiser state; 1 = all have it
     c.train.optimizer = "adamw"  # adamw | sgd | lars
     c.train.learning_rate = 2e-3  # at its peak
+    c.train.bias_rate = 1.0  # that of biases and norms, as a multiple
     c.train.warmup_steps = 60  # of linear rise from 0; a cosine takes it back to 0
     c.train.weight_decay = 1e-4  # of weight matrices and kernels; never of biases and norms
     c.train.log_every = 10  # steps

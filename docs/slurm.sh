@@ -18,9 +18,13 @@ shift
 . "$HOME/env/bin/activate"
 cd "$SLURM_SUBMIT_DIR"
 
-# One process a node drives all its GPUs; JAX asks SLURM for the others. The workdir is on a disk
-# that all nodes see, and its name does not change, so a job that is queued again goes on. Whoever
-# ends first must not take those with it that still save.
+# One process a node drives all its GPUs: under SLURM JAX would take one GPU a process if it were not
+# told which. It asks SLURM for the other nodes.
+JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))
+export JAX_LOCAL_DEVICE_IDS
+
+# The workdir is on a disk that all nodes see, and its name does not change, so a job that is queued
+# again goes on. Whoever ends first must not take those with it that still save.
 status=0
 srun --kill-on-bad-exit=0 python main.py --config="$config" \
     --workdir="$SLURM_SUBMIT_DIR/runs/$(basename "$config" .py)" "$@" || status=$?

@@ -99,6 +99,8 @@ class Checkpoints:
                     ),
                 )
             except Exception as error:  # damage shows as OSError, ValueError, KeyError, Exception
+                if hosts.is_lost_peer(error):
+                    raise
                 damaged[step] = _reason(error)
             else:
                 self._set_aside(damaged)
@@ -112,8 +114,8 @@ class Checkpoints:
         )
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
-        for step, reason in damaged.items():
-            if jax.process_index() == 0:
+        def move() -> None:
+            for step, reason in damaged.items():
                 target = self._directory.parent / ASIDE / str(step)
                 target.parent.mkdir(exist_ok=True)
                 if target.exists():
@@ -124,7 +126,9 @@ class Checkpoints:
                     f"{target}; the run goes on from the one before it",
                     file=sys.stderr,
                 )
+
         if damaged:
+            hosts.only_lead(move)  # the others must not look before it is done
             self._manager.reload()
 
     def __enter__(self) -> "Checkpoints":

@@ -83,6 +83,13 @@ def take(dataset: Dataset, index: np.ndarray) -> Dataset:
     )
 
 
+def with_labels(dataset: Dataset, least: int) -> Dataset:
+    """The same; without labels where fewer than `least` are known."""
+    if dataset.labels is None or np.count_nonzero(dataset.labels >= 0) >= least:
+        return dataset
+    return dataclasses.replace(dataset, labels=None, class_names=())
+
+
 def split_off(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """(pool, held_out): round(fraction n) samples drawn by `seed` are held out.
 

@@ -94,7 +94,7 @@ def knn_accuracy(
     classes, y = _classes(labels)
     if test_h is not None and test_labels is not None:
         leave_one_out = False
-        queries, expected = _known(test_h, test_labels)
+        queries, expected = _tests(test_h, test_labels)
     else:
         leave_one_out = True
         queries, expected = h, labels
@@ -190,7 +190,7 @@ def _probe(
     h, labels = _known(h, labels)
     classes, y = _classes(labels)
     if test_h is not None and test_labels is not None:
-        test_h, expected = _known(test_h, test_labels)
+        test_h, expected = _tests(test_h, test_labels)
         return float(np.mean(classes[predict(h, y, test_h)] == expected))
     if len(y) < 2:
         raise ValueError("one sample alone cannot train and test a probe; give a test set")
@@ -231,6 +231,13 @@ def _known(h: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"h {h.shape} and labels {labels.shape} must be [n, H] and [n]")
     known = labels >= 0
     return h[known], labels[known]
+
+
+def _tests(h: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    h, labels = _known(h, labels)
+    if not len(labels):
+        raise ValueError("no label of the test set is known, so there is nothing to compare with")
+    return h, labels
 
 
 def _classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

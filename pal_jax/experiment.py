@@ -3,6 +3,7 @@
 Names become functions here, through the tables below, and nowhere else.
 """
 
+import dataclasses
 import functools
 import importlib.metadata
 import math
@@ -103,6 +104,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.accumulate": (1, math.inf),
     "train.fsdp": (1, math.inf),
     "train.learning_rate": (1e-12, math.inf),
+    "train.bias_rate": (0.0, math.inf),
     "train.warmup_steps": (0, math.inf),
     "train.weight_decay": (0.0, 1.0),
     "train.log_every": (1, math.inf),
@@ -135,6 +137,7 @@ def build(config: Config, folder: str) -> Run:
     check_sizes(config, len(pool.inputs), jax.device_count())
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     make_oracle = build_oracle(config, pool)
+    prior = build_prior(config, len(pool.inputs))
     known = known_labels(pool.labels, config.graph.labelled, config.seed)
     plan = build_plan(config)
     identity = {
@@ -175,7 +178,7 @@ def build(config: Config, folder: str) -> Run:
         return train.make_embed(apply, prepare, inputs, mesh, batch_size=size)
 
     journal = hosts.lead_keeps(lambda: open_workdir(path, local, identity))
-    sampler = functools.partial(build_sampler, config, len(pool.inputs), known)
+    sampler = functools.partial(build_sampler, config, len(pool.inputs), known, prior)
     asker = sampler(strategy=config.asking.strategy, journal=journal)
     return Run(
         workdir=path,
@@ -209,16 +212,16 @@ def build(config: Config, folder: str) -> Run:
 
 
 def open_workdir(path: Path, local: Path, identity: dict[str, Any]) -> Journal:
-    """Makes both folders, says in config.json whose they are, and opens the journal.
+    """Makes both folders, says in config.json of each whose it is, and opens the journal.
 
     Raises:
         UserError: another run has the journal open.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    local.mkdir(parents=True, exist_ok=True)
-    if not (path / workdir.IDENTITY_FILE).exists():
-        export.write_json(path / workdir.IDENTITY_FILE, identity)
-    return Journal(local / "journal.sqlite")  # refuses a second run on the same workdir
+    for folder in (path, local):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / workdir.IDENTITY_FILE).exists():
+            export.write_json(folder / workdir.IDENTITY_FILE, identity)
+    return Journal(local / workdir.JOURNAL_FILE)  # refuses a second run on the same workdir
 
 
 def check(config: Config) -> None:
@@ -336,12 +339,13 @@ def build_data(config: Config) -> tuple[data.Dataset, data.Dataset | None]:
         workers=config.data.workers,
         cache=config.data.cache or None,
     )
-    pool = load(split=config.data.split, limit=config.data.limit)
+    pool, held_out = load(split=config.data.split, limit=config.data.limit), None
     if config.data.test_split:
-        return pool, load(split=config.data.test_split)
-    if config.data.holdout:
-        return data.split_off(pool, config.data.holdout, config.seed)
-    return pool, None
+        held_out = load(split=config.data.test_split)
+    elif config.data.holdout:
+        pool, held_out = data.split_off(pool, config.data.holdout, config.seed)
+    # One labelled sample has no other to be compared with, but can be tested.
+    return data.with_labels(pool, 2), None if held_out is None else data.with_labels(held_out, 1)
 
 
 def known_labels(labels: np.ndarray | None, amount: float, seed: int) -> np.ndarray | None:
@@ -436,6 +440,10 @@ def _matrices(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
+def _vectors(params: Any) -> Any:
+    return jax.tree.map(lambda p: p.ndim <= 1, params)
+
+
 OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransformation]] = {
     "adamw": lambda rate, decay: optax.adamw(rate, weight_decay=decay, mask=_matrices),
     "sgd": lambda rate, decay: optax.chain(
@@ -450,7 +458,11 @@ OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransforma
 def build_optimizer(config: Config) -> optax.GradientTransformation:
     t = config.train
     rate = optax.warmup_cosine_decay_schedule(0.0, t.learning_rate, t.warmup_steps, t.steps)
-    return pick(OPTIMIZERS, t.optimizer, "config.train.optimizer")(rate, t.weight_decay)
+    rule = pick(OPTIMIZERS, t.optimizer, "config.train.optimizer")(rate, t.weight_decay)
+    if t.bias_rate == 1.0:
+        return rule
+    # All rules are linear in the rate, after which nothing but this comes.
+    return optax.chain(rule, optax.masked(optax.scale(t.bias_rate), _vectors))
 
 
 # Oracles that know the true labels: random questions can be put to them for comparison.
@@ -523,16 +535,39 @@ def build_oracle(config: Config, pool: data.Dataset) -> OracleMaker | None:
     return pick(ORACLES, config.oracle.name, "config.oracle.name")(config, pool)
 
 
+def build_prior(config: Config, samples: int) -> list[Answer]:
+    """Answers that are believed from the start, in the names of oracles of their own.
+
+    Where the answers of an earlier run are used again, they were given by a "labels" or a
+    "program" too, but how far to believe them is not how far to believe who answers now.
+
+    Raises:
+        UserError: the file cannot be read, or is about samples that are not there.
+    """
+    if not config.oracle.prior:
+        return []
+    prior = oracles.read_answers(config.oracle.prior)
+    strange = [
+        i for answer in prior for pair in answer.judgements for i in pair[:2] if i >= samples
+    ]
+    if strange:
+        raise UserError(
+            f"config.oracle.prior={config.oracle.prior} speaks of sample {strange[0]}, and "
+            f"{config.data.name} has {samples}, from 0; give answers about this data set"
+        )
+    return [dataclasses.replace(answer, oracle=f"prior:{answer.oracle}") for answer in prior]
+
+
 def build_sampler(
     config: Config,
     samples: int,
     known: np.ndarray | None,
+    prior: Sequence[Answer],
     *,
     strategy: str,
     journal: Journal | None,
 ) -> Sampler:
     a = config.asking
-    prior = oracles.read_answers(config.oracle.prior) if config.oracle.prior else []
     error = config.oracle.prior_error
     return Sampler(
         samples,

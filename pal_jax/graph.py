@@ -82,7 +82,9 @@ def from_labels(labels: npt.ArrayLike, known: npt.ArrayLike | None = None) -> Gr
     For the views of labelled samples write `with_views(from_labels(labels, known), views)`.
     """
     compact = from_groups(labels).ids
-    known = jnp.asarray(labels) >= 0 if known is None else jnp.asarray(known).astype(bool)
+    if known is None:  # asked before int32 could turn large labels into negative ones
+        known = (labels if isinstance(labels, Array) else np.asarray(labels)) >= 0
+    known = jnp.asarray(known).astype(bool)
     chex.assert_equal_shape([compact, known])
     n = compact.shape[0]
     row = jnp.arange(n, dtype=jnp.int32)

@@ -51,6 +51,13 @@ def start(coordinator: str, processes: int, process: int, timeout: float) -> Non
         UserError: what was given cannot work. Where the others do not come in time, the process
             ends with exit status 2 and a sentence instead.
     """
+    if (processes or process >= 0) and not (
+        coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    ):
+        raise UserError(
+            f"hosts.processes={processes} and hosts.process={process} do not say where the others "
+            "are; give hosts.coordinator=ADDRESS:PORT of process 0 as well, or none of the three"
+        )
     told = bool(coordinator) or _expected()
     if jax.distributed.is_initialized() or not (told or _may_be_tpu()):
         return

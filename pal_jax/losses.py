@@ -6,6 +6,8 @@ loss of each device's rows followed by a mean is another, wrong loss. Half preci
 float32. Self-loops are ignored: that a row is alike to itself teaches nothing. A graph without any
 other edge contributes exactly 0 to value and gradient of the terms that pull rows together.
 NaN in z or in the weights propagates: hence comparisons that are written so that NaN is kept.
+Derivatives are reverse-mode (`jax.grad`, `jax.hessian`): the backward passes are written by hand,
+and `jax.jvp` of them raises TypeError.
 
     >>> from pal_jax import graph, losses
     >>> z = jnp.asarray([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 1.0]])  # views of two samples
@@ -139,7 +141,7 @@ def simclr(
                (optax, pytorch-metric-learning): positives do not compete, rows weigh by degree
 
     Beyond 2,048 rows (8,192 on an accelerator) "each" without `apart` works in tiles: N^2 time,
-    O(N K) memory, reverse-mode derivatives only, and on several devices every one does all of it.
+    O(N K) memory, and on several devices every one does all of it.
     All else takes rows of S and G in blocks: N^2 time and O(N) memory.
 
     Args:

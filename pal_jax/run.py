@@ -104,7 +104,11 @@ def execute(run: Run, stop: Callable[[], bool]) -> None:
     ):
         if jax.process_count() == 1 and stop():  # it took a while to come so far
             raise Interrupted
-        state, progress = checkpoints.restore(run.state) or (run.state, None)
+        state, progress = run.state, None
+        if (found := checkpoints.restore(run.state)) is not None:
+            state, progress = found
+            for array in jax.tree.leaves(run.state):  # `run` would hold it to the end
+                array.delete()
         _go_on(run, progress)
         oracle = _oracle(run, stop)
         with _answers_taken_home(run), contextlib.closing(_record(run, progress)) as record:
@@ -273,6 +277,8 @@ def _looked_at(run: Run, h: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     if run.looked_at and run.looked_at < n:
         rows = np.linspace(0, n - 1, run.looked_at).astype(int)
         h, labels = h[rows], None if labels is None else labels[rows]
+    if labels is not None and np.count_nonzero(labels >= 0) < 2:  # of few, none may be among them
+        labels = None
     return np.asarray(h, np.float32), labels
 
 
@@ -352,10 +358,11 @@ def _final_scores(run: Run, test: TestSet, h: np.ndarray, partition: Partition) 
     labels = run.pool.labels
     few, known = _looked_at(run, h)
     scores = {"effective_rank": evaluate.effective_rank(few)}
-    if labels is None or known is None:
+    if labels is not None:
+        scores |= evaluate.partition_scores(partition.groups, labels)
+    if known is None:
         return scores
     return scores | {
-        **evaluate.partition_scores(partition.groups, labels),
         "knn_accuracy": evaluate.knn_accuracy(few, known, *test, k=run.neighbours),
         "probe_accuracy": evaluate.logistic_probe(few, known, *test),
         "ridge_accuracy": evaluate.ridge_probe(few, known, *test),

@@ -19,20 +19,20 @@ def make_mesh(devices: int | None = None, *, fsdp: int = 1) -> Mesh:
     """A mesh [devices / fsdp, fsdp] over the first `devices` devices, all by default.
 
     Rows are split over both axes; weights over `FSDP_AXIS` alone, so that there are devices / fsdp
-    copies of them. With several hosts, the devices of one copy are neighbours.
+    copies of them. The devices of one host are neighbours, so that it reads one stretch of rows;
+    `jax.make_mesh` would order them by the wiring of a TPU, and refuses GPUs of several machines.
 
-    Auto axes: the compiler places the collectives. Explicit axes, the default of
-    `jax.make_mesh`, refuse products such as Z^T Z over a split axis.
+    Auto axes: the compiler places the collectives. Explicit axes refuse products such as Z^T Z
+    over a split axis.
 
     Args:
         fsdp: devices that share one copy of the weights; must divide `devices`.
     """
-    chosen = jax.devices()[:devices]
-    return jax.make_mesh(
-        (len(chosen) // fsdp, fsdp),
+    chosen = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))[:devices]
+    return Mesh(
+        np.array(chosen).reshape(-1, fsdp),
         (DATA_AXIS, FSDP_AXIS),
         axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=chosen,
     )
 
 

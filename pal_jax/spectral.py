@@ -3,6 +3,7 @@
 They are defined for any symmetric G and take it as given, self-loops included. With the degree-1
 graph `graph.normalize(G)` the first two are one problem; `degree_normalized(loss)` is the loss on
 that graph, and what one trains with. Without `apart` none forms N x N on Groups or Edges.
+Derivatives are reverse-mode, as of losses.py.
 
 By definition they are plug-in estimates: the squared K x K moment of one batch is too large, by
 (tr(M)^2 + |M|_F^2) / N for N independent Gaussian rows of second moment M. With `views`, rows are V

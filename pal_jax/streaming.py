@@ -142,6 +142,8 @@ def _backward(
         if bound is not None:
             per_row = c * jnp.exp(bound - log_sum)
             return jnp.exp(s - bound) * (per_row[i][:, None] + per_row[j][None, :])
+        there = (real[i][:, None] * real[j][None, :]) > 0  # elsewhere exp could overflow
+        s = jnp.where(there, s, _NOTHING)
         rows = c[i][:, None] * jnp.exp(s - log_sum[i][:, None])
         return rows + c[j][None, :] * jnp.exp(s - log_sum[j][None, :])
 

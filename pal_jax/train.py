@@ -262,7 +262,7 @@ class Hooks:
     measure: (round, state, (h, z) of all samples) after each round.
     save: (state) when the run must be able to go on from here.
     progress: () after each step. log: (step, metrics) each `log_every` steps. stop: () -> whether
-    the run was asked to stop; called once before a round and after each step.
+    the run was asked to stop; called once before a round and after each step but its last.
     """
 
     measure: Callable[[int, TrainState, tuple[np.ndarray, np.ndarray]], None]

@@ -12,7 +12,7 @@ from etils import epath
 
 from pal_jax.errors import UserError
 
-IDENTITY_FILE = "config.json"
+IDENTITY_FILE, JOURNAL_FILE = "config.json", "journal.sqlite"
 _UNFINISHED = f".{IDENTITY_FILE}.tmp"  # what a run leaves that is killed while it writes its first
 # What may differ when a run goes on: it changes where things lie and who is called, never a
 # result that is there already.
@@ -79,7 +79,9 @@ def check(path: Path, local: Path, identity: Mapping[str, Any], *, free: float) 
         if "://" not in str(folder):
             _check_local(folder, free)
     if path.exists() and any(p.name != _UNFINISHED for p in path.iterdir()):
-        _check_owner(path, identity)
+        _check_owner("--workdir", path, identity)
+    if local != path and (local / JOURNAL_FILE).exists():  # another run's answers are not for this
+        _check_owner("config.checkpoint.journal", local, identity)
 
 
 def _check_local(path: Path, free: float) -> None:
@@ -119,25 +121,25 @@ def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[str,
     return None
 
 
-def _check_owner(path: Path, identity: Mapping[str, Any]) -> None:
-    """Raises unless the files in `path` are of the run `identity`."""
+def _check_owner(option: str, path: Path, identity: Mapping[str, Any]) -> None:
+    """Raises unless the files in `path`, which `option` names, are of the run `identity`."""
     stamp = path / IDENTITY_FILE
     if not stamp.is_file():
         first = min(p.name for p in path.iterdir())
         raise UserError(
-            f"--workdir={path} holds files of something else ({first}) and no {IDENTITY_FILE}; "
+            f"{option}={path} holds files of something else ({first}) and no {IDENTITY_FILE}; "
             "choose an empty folder"
         )
     try:
         there = flatten(json.loads(stamp.read_text()))
     except (ValueError, AttributeError) as error:
         raise UserError(
-            f"{stamp} is not a run's config ({error}); restore it, or choose another --workdir"
+            f"{stamp} is not a run's config ({error}); restore it, or choose another {option}"
         ) from None
     other = _difference(there, flatten(identity))
     if other is not None:
         key, value, here = other
         raise UserError(
-            f"--workdir={path} belongs to another run: {key} is {value!r} there and {here!r} "
-            "here; choose another --workdir, or remove that folder"
+            f"{option}={path} belongs to another run: {key} is {value!r} there and {here!r} "
+            f"here; choose another {option}, or remove that folder"
         )

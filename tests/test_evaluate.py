@@ -215,6 +215,14 @@ def test_partition_scores_refuse_what_they_cannot_score(labels):
         evaluate.partition_scores(np.zeros(3, int), labels)
 
 
+@pytest.mark.parametrize(
+    "measure", [evaluate.knn_accuracy, evaluate.ridge_probe, evaluate.logistic_probe]
+)
+def test_a_test_set_without_labels_says_so(measure):
+    with pytest.raises(ValueError, match="test set"):
+        measure(np.eye(3), np.arange(3), np.eye(3), np.full(3, -1))
+
+
 def test_knn_needs_a_neighbour():
     with pytest.raises(ValueError, match="k=0"):
         evaluate.knn_accuracy(np.eye(3), np.arange(3), k=0)

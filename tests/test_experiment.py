@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from pal_jax import experiment, workdir
+from pal_jax import experiment, run, workdir
 from pal_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -147,6 +147,75 @@ def test_biases_and_norms_do_not_decay():
             updates, _ = optimizer.update(zero, state, params)
         moved = jax.tree.map(lambda u: bool(np.abs(u).max() > 0), updates)
         assert moved == {"kernel": True, "bias": False}, name
+
+
+def test_biases_and_norms_can_have_a_rate_of_their_own():
+    """0.0048 where kernels have 0.2, as in the paper of Barlow Twins: LARS leaves vectors alone."""
+    config = get_config("imagenet.resnet50_barlow_twins")
+    config.train.warmup_steps = 1
+    params = {"kernel": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)}
+    moved = []
+    for rate in (1.0, config.train.bias_rate):
+        config.train.bias_rate = rate
+        optimizer = experiment.build_optimizer(config)
+        state = optimizer.init(params)
+        with jax.numpy_dtype_promotion("standard"):
+            for _ in range(2):
+                updates, state = optimizer.update(params, state, params)
+        moved.append(jax.device_get(updates))
+    np.testing.assert_allclose(moved[1]["kernel"], moved[0]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(moved[1]["bias"], 0.024 * moved[0]["bias"], rtol=1e-6)
+    np.testing.assert_allclose(moved[0]["bias"], -config.train.learning_rate, rtol=1e-6)
+
+
+def test_prior_answers_are_not_taken_for_those_of_whoever_answers_now(tmp_path):
+    """Whose name they bear, and how far they are believed, is said for them alone."""
+    path = tmp_path / "prior.jsonl"
+    path.write_text(
+        '{"anchor": 0, "candidates": [1], "relations": ["alike"], "oracle": "labels"}\n'
+    )
+    config = get_config("pal_active")
+    config.oracle.prior = str(path)
+    (answer,) = experiment.build_prior(config, 9)
+    assert answer.oracle == "prior:labels"
+    sampler = experiment.build_sampler(
+        config, 9, None, [answer], strategy="most_informative", journal=None
+    )
+    assert sampler.trust.of("labels") == config.asking.error_rate
+    assert sampler.trust.of(answer.oracle) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("known", "changes"),
+    [
+        ({7: 1}, {}),
+        ({60: 0, 61: 1}, {"data.limit": 48}),
+        ({3: 0, 4: 1, 5: 1}, {"data.holdout": 0.1}),
+        ({k: k % 2 for k in range(1, 30)}, {"evaluate.limit": 3}),
+    ],
+    ids=["one", "none after the limit", "none held out", "none looked at"],
+)
+def test_a_run_with_hardly_any_labels_ends_with_what_can_be_measured(tmp_path, known, changes):
+    y = np.full(64, -1)
+    y[list(known)] = list(known.values())
+    x = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    config = get_config("ssl")
+    small = {
+        "data.name": f"arrays:{tmp_path}/x.npz", "data.holdout": 0.0, "model.encoder": "mlp",
+        "model.width": 8, "model.projector": (8, 2, 8), "train.batch_size": 16,
+        "train.rounds": 2, "train.steps": 4, "train.warmup_steps": 1,
+    }  # fmt: skip
+    config.update_from_flattened_dict(small | changes)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        run.execute(experiment.build(config, str(tmp_path / "run")), lambda: False)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert np.isfinite(summary["effective_rank"])
+    assert ("knn_accuracy" in summary) == (changes == {"data.holdout": 0.1})
+    assert ("partition_accuracy" in summary) == (
+        "evaluate.limit" in changes or "data.holdout" in changes
+    )
 
 
 @pytest.mark.parametrize("devices", [3, 8])

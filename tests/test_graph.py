@@ -151,6 +151,12 @@ def test_labels_join_known_rows_only():
     np.testing.assert_array_equal(traced, expected)
 
 
+def test_labels_beyond_int32_are_labels():
+    labels = np.array([3_000_000_000, 3_000_000_000, 5, -1, -1])
+    expected = references.graph_of_groups([0, 0, 1, 2, 3])
+    np.testing.assert_array_equal(graph_lib.from_labels(labels), expected)
+
+
 def test_labels_of_all_normalise_to_a_projection_of_their_rank():
     labels = np.array([0, 1, 1, 2, 0, 1])
     p = np.asarray(graph_lib.normalize(graph_lib.from_labels(labels)))

@@ -44,6 +44,12 @@ def _files(tmp):
     (tmp / "other").mkdir()
     identity = {"config": {"seed": 7}, "data": {"samples": 3, "fingerprint": "f"}}
     (tmp / "other" / "config.json").write_text(json.dumps(identity))
+    (tmp / "other" / "journal.sqlite").write_bytes(b"")
+    (tmp / "orphan").mkdir()
+    (tmp / "orphan" / "journal.sqlite").write_bytes(b"")
+    (tmp / "far.jsonl").write_text(
+        '{"anchor": 0, "candidates": [1797], "relations": ["alike"], "oracle": "me"}\n'
+    )
     (tmp / "torn").mkdir()
     (tmp / "torn" / "config.json").write_text('{"config": {"se')
     (tmp / "noget.py").write_text("x = 1\n")
@@ -156,6 +162,23 @@ CASES = {
     "program that is not there": (
         [PAL, "--config.oracle.name=program", "--config.oracle.command=no-such-program x"],
         ["no-such-program"],
+    ),
+    "prior missing": ([PAL, "--config.oracle.prior={tmp}/no.jsonl"], ["{tmp}/no.jsonl"]),
+    "prior of other data": (
+        [PAL, "--config.oracle.prior={tmp}/far.jsonl"],
+        ["far.jsonl", "sample 1797", "digits"],
+    ),
+    "processes without an address": (
+        [PAL, "--config.hosts.processes=4", "--config.hosts.process=2"],
+        ["hosts.processes=4", "hosts.process=2", "hosts.coordinator"],
+    ),
+    "journal of another run": (
+        [PAL, "--config.checkpoint.journal={tmp}/other"],
+        ["another run", "config.checkpoint.journal={tmp}/other"],
+    ),
+    "journal of nobody": (
+        [PAL, "--config.checkpoint.journal={tmp}/orphan"],
+        ["config.checkpoint.journal={tmp}/orphan", "config.json"],
     ),
     "workdir of another config": ([PAL, "--workdir={tmp}/other"], ["another run", "--workdir"]),
     "workdir with a torn config": ([PAL, "--workdir={tmp}/torn"], ["torn/config.json"]),

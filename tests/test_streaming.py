@@ -66,6 +66,17 @@ def test_any_temperature_and_any_length_of_rows_in_float32(rng, scale):
         np.testing.assert_allclose(actual[1], grad, atol=1e-5 * np.abs(grad).max() + 1e-6)
 
 
+def test_padding_of_the_last_tile_never_overflows(rng):
+    """One row opposite to all others: its log sum is so low that exp(0 - it) is infinite."""
+    x = np.tile(10 * rng.normal(size=3) / np.sqrt(3), (9, 1)).astype(np.float32)
+    x[4] *= -1
+    value, grad = reference(x.astype(float), np.ones(9))
+    assert value < 1e4
+    actual = tiled(None, 8)(jnp.asarray(x), jnp.ones(9))
+    np.testing.assert_allclose(actual[0], value, rtol=1e-5)
+    np.testing.assert_allclose(actual[1], grad, atol=1e-5 * np.abs(grad).max())
+
+
 @pytest.mark.parametrize("temperature", [0.5, 0.01])
 def test_a_large_batch_is_tiled_and_equal_to_the_dense_one(rng, monkeypatch, temperature):
     z = jnp.asarray(rng.normal(size=(300, 8)), jnp.float32)

@@ -92,6 +92,25 @@ def one_device():
     return run_steps(1, steps=20, learning_rate=0.01)
 
 
+def test_the_devices_of_a_host_are_neighbours_whatever_their_order(monkeypatch):
+    """Each host reads one stretch of rows; GPUs of two machines, or a TPU's wiring, mix them."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Gpu:
+        id: int
+        process_index: int
+        slice_index: int
+        platform: str = "gpu"
+        device_kind: str = "H100"
+
+    gpus = [Gpu(number, number // 2 % 2, number // 2 % 2) for number in range(8)]
+    monkeypatch.setattr(jax, "devices", lambda: gpus)
+    mesh = sharding.make_mesh(fsdp=2)
+    assert mesh.shape == {"data": 4, "fsdp": 2}
+    assert [gpu.process_index for gpu in mesh.devices.ravel()] == [0] * 4 + [1] * 4
+    assert [gpu.id for gpu in sharding.make_mesh(4).devices.ravel()] == [0, 1, 4, 5]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (4, 4), (8, 1)])
 def test_any_number_of_devices_gives_the_same_run(devices, fsdp, one_device):

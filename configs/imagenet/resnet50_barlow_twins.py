@@ -13,6 +13,7 @@ def get_config(epochs: int = 100):
     base.resnet50(c, (8192, 3, 8192))
     c.loss.name = "barlow_twins"
     c.loss.barlow_twins.offdiagonal = 5.1e-3
-    c.train.learning_rate = 1.6
+    c.train.learning_rate = 1.6  # 0.2 for a batch of 256
+    c.train.bias_rate = 0.024  # 0.0048 for a batch of 256
     c.train.weight_decay = 1.5e-6
     return c
