@@ -20,6 +20,7 @@ from pal_jax import sharding
 from pal_jax.active.batches import Batch
 from pal_jax.active.questions import Oracle
 from pal_jax.active.sampler import Sampler
+from pal_jax.active.stopping import confidence_of_look
 from pal_jax.errors import Interrupted, UserError
 
 Apply = Callable[..., tuple[Array, Array, Any]]
@@ -327,7 +328,7 @@ def buy_round(
 
     Ends early when the budget is spent or the strategy has nothing left to ask. Once the partition
     believes itself to be as good as `plan.stop`, half of a round is an audit; once the audits'
-    lower bound says so too, nothing more is bought.
+    lower bound says so too, nothing more is bought. The bound holds for all audits together.
 
     Args:
         asked: (judgements bought so far), after each lot.
@@ -337,9 +338,11 @@ def buy_round(
     """
     end = min(sampler.spent + plan.judgements, plan.budget)
     if plan.stop and sampler.partition(embeddings).probability.mean() >= plan.stop:
-        audit = sampler.audit(oracle, embeddings, 0)
+        look = confidence_of_look(max(sampler.audits, 1))
+        audit = sampler.audit(oracle, embeddings, 0, confidence=look)
         if audit is None or audit.estimated_accuracy_low < plan.stop:
-            audit = sampler.audit(oracle, embeddings, (end - sampler.spent) // 2)
+            look = confidence_of_look(sampler.audits + 1)
+            audit = sampler.audit(oracle, embeddings, (end - sampler.spent) // 2, confidence=look)
             asked(sampler.spent)
         if audit is not None and audit.estimated_accuracy_low >= plan.stop:
             return

@@ -154,7 +154,7 @@ def test_biases_and_norms_can_have_a_rate_of_their_own():
     config = get_config("imagenet.resnet50_barlow_twins")
     config.train.warmup_steps = 1
     params = {"kernel": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)}
-    moved = []
+    moved, updates = [], None
     for rate in (1.0, config.train.bias_rate):
         config.train.bias_rate = rate
         optimizer = experiment.build_optimizer(config)

@@ -17,6 +17,36 @@ def dense(graph: geometry.Graph) -> np.ndarray:
     return out
 
 
+def tight(within: float, n: int = 600, classes: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Classes at distance about 1, so many times as wide: what well-trained encoders give."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(classes, 8))
+    labels = rng.integers(0, classes, n)
+    return centres[labels] + within * rng.normal(size=(n, 8)), labels
+
+
+@pytest.mark.parametrize("within", [1e-1, 1e-3, 1e-5, 1e-9, 0.0])
+def test_the_kernel_is_one_however_tight_the_classes(within):
+    """No eigenvalue below 0 but for rounding, and near neighbours are nearer than far ones."""
+    z, labels = tight(within)
+    for shares in (geometry._CLUSTERED, geometry._SMOOTH, (0.0, 1.0, 0.0)):
+        everything = np.arange(len(z))
+        kernel = Geometry(z).kernel(everything, everything, shares).astype(np.float64)
+        assert np.isfinite(kernel).all()
+        assert np.linalg.eigvalsh((kernel + kernel.T) / 2)[0] > -2e-3
+        same = labels[:, None] == labels
+        assert kernel[same].min() > kernel[~same].max() - 1e-6
+
+
+@pytest.mark.parametrize("within", [1e-5, 1e-6])
+def test_neighbours_of_tight_classes_are_those_of_all_distances(within):
+    z, _ = tight(within, n=90, classes=3)
+    distance = np.square(z[:, None] - z).sum(axis=2)
+    np.fill_diagonal(distance, np.inf)
+    index, _ = geometry.nearest(z, 5)
+    np.testing.assert_array_equal(index, np.argsort(distance, axis=1)[:, :5])
+
+
 @pytest.mark.parametrize("shift", [0.0, 1e4])
 def test_neighbours_are_those_of_all_distances(monkeypatch, shift):
     monkeypatch.setattr(geometry, "_CHUNK", 7 * 90)  # several blocks, the last one smaller

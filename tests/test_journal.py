@@ -186,6 +186,22 @@ def test_kill_minus_nine_loses_no_acknowledged_answer(path):
         acknowledged = len(answers)
 
 
+def test_a_journal_that_was_taken_away_leaves_nothing_behind(path):
+    """SQLite would read the -wal of a killed process into whatever has the journal's name."""
+    code = (
+        "import os, signal, sys; from pal_jax.active.journal import Journal;"
+        "from pal_jax.active.questions import Answer, Question, Relation;"
+        "Journal(sys.argv[1]).append([Answer(Question(0, (1,)), (Relation.ALIKE,), 'me')] * 5);"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.with_name(path.name + "-wal").stat().st_size
+    path.unlink()
+    with Journal(path) as journal:
+        assert journal.answers() == []
+
+
 def test_wall_times_are_kept_but_not_in_the_answers(path):
     before = time.time()
     with Journal(path) as journal:

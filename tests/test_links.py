@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -229,6 +231,50 @@ def test_clusters_are_contracted_by_votes_that_add_up_and_looks_that_do_not():
     assert clusters(_03=0.8, _13=0.8) == [0, 0, 1, 0]  # 0.8 + 0.8 - (1 + 1) / 2 > 0
     assert clusters(_01=-6.0) == [0, 1, 0, 2]  # then 2 goes with 0 alone: (2 > 0)
     assert clusters(_01=-50.0, _12=60.0, _02=-50.0) == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_contraction_is_its_definition(seed):
+    """Every step looks at all pairs anew."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 14))
+    prior = np.round(rng.normal(rng.uniform(-3, 3), 3, (count, count)), seed % 3)
+    heard = np.round(rng.normal(0, 2, (count, count)))
+    prior, heard, size = prior + prior.T, heard + heard.T, rng.uniform(0.1, 5.0, count)
+    found = links._contract(prior, heard, size)
+    groups = [[i] for i in range(count)]
+    while True:
+        best, pair = 0.0, None
+        for a, one in enumerate(groups):
+            for b in range(a + 1, len(groups)):
+                looks = np.outer(size[one], size[groups[b]])
+                odds = (looks * prior[np.ix_(one, groups[b])]).sum() / looks.sum()
+                odds += heard[np.ix_(one, groups[b])].sum()
+                if odds > best + 1e-9:
+                    best, pair = odds, (a, b)
+        if pair is None:
+            break
+        groups[pair[0]] += groups.pop(pair[1])
+    for group in groups:
+        assert len({*found[group]}) == 1
+    assert len({*found.tolist()}) == len(groups)
+
+
+def test_the_chance_to_be_joined_goes_by_the_surest_chain(rng):
+    odds = rng.normal(0, 2, (7, 7))
+    odds += odds.T
+    cluster = np.array([0, 1, 0, 0, 1, 0, 2])
+    found = links._joined_chance(odds, cluster)
+    chance = 1.0 / (1.0 + np.exp(-odds))
+    for a, b in itertools.product(range(7), repeat=2):
+        inside = [c for c in range(7) if cluster[c] == cluster[a] and c not in (a, b)]
+        chains = [
+            np.prod([chance[x, y] for x, y in itertools.pairwise((a, *way, b))])
+            for length in range(len(inside) + 1)
+            for way in itertools.permutations(inside, length)
+        ]
+        expected = float(a == b) or (max(chains) if cluster[a] == cluster[b] else 0.0)
+        assert found[a, b] == pytest.approx(expected)
 
 
 def test_one_group_is_one_cluster():

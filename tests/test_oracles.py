@@ -75,6 +75,34 @@ def test_oracle_contract(name, tmp_path):
         assert {answer.oracle for answer in answers} == {name}
 
 
+def test_a_number_without_end_is_no_answer_and_no_traceback(tmp_path):
+    (tmp_path / "long.jsonl").write_text('{"anchor": ' + 5_000 * "9" + "}\n")
+    with pytest.raises(UserError, match="line 1"):
+        oracles.read_answers(tmp_path / "long.jsonl")
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 0, -1, 1, 0, 2], [0, 0, 0], [0, 1, 2, 3], [-1, 0]])
+def test_a_partition_as_answers_is_random_pairs_half_of_them_alike(labels):
+    """Against the same draws, each from a list of all samples that could be drawn."""
+    told = oracles.answers_from_groups(labels, "guess", np.random.default_rng(0))
+    groups, rng, expected = np.array(labels), np.random.default_rng(0), {}
+    samples = np.flatnonzero(groups >= 0)
+    for number in range(3 * len(samples) if len(samples) > 1 else 0):
+        i = rng.choice(samples)
+        alike = number % 2 == 1
+        others = [j for j in samples if (groups[j] == groups[i]) == alike]
+        j = rng.choice(others) if others else i
+        if i != j:
+            expected.setdefault(frozenset((int(i), int(j))), alike)
+    found = {
+        frozenset((i, j)): relation is Relation.ALIKE
+        for answer in told
+        for i, j, relation in answer.judgements
+    }
+    assert found == expected
+    assert len(told) == len(found)
+
+
 def test_a_label_of_minus_one_is_not_sure_and_a_missing_one_an_error():
     assert TRUTH[2].relations == (Relation.UNKNOWN, Relation.NOT_ALIKE, Relation.NOT_ALIKE)
     with pytest.raises(UserError, match="6 labels"):

@@ -219,6 +219,26 @@ def test_more_known_labels_than_speak_are_all_kept(monkeypatch):
     np.testing.assert_array_equal(together(groups[mine]), together(known[mine]))
 
 
+def test_a_rare_label_is_not_left_out_where_many_are_known(monkeypatch):
+    monkeypatch.setattr(posterior_lib, "_MOST_KNOWN", 6)
+    known = np.where(np.arange(N) % 2, LABELS, -1)
+    known[[33, 35]] = 9  # of all labels the one that an even choice of six passes over
+    found = believe(known=known)
+    groups = partition(found)
+    mine = np.flatnonzero(known >= 0)
+    assert not np.isin([33, 35], mine[np.linspace(0, len(mine) - 1, 6).astype(int)]).any()
+    np.testing.assert_array_equal(together(groups[mine]), together(known[mine]))
+
+
+def test_the_share_of_pieces_is_at_most_no_less_than_expected():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        pairs = (map(int, rng.choice(N, 2, replace=False)) for _ in range(4))
+        answers = [say(i, j, ALIKE) for i, j in pairs]
+        expected, at_most = believe(*answers, trust=SOFT).pieces()
+        assert 0.0 <= expected <= at_most <= 1.0
+
+
 def answers_of(yes_error: float, no_error: float, seed: int = 0) -> tuple[list[Answer], list[bool]]:
     """300 answers about random pairs of blobs, half of them alike, and which of them are wrong."""
     rng = np.random.default_rng(seed)

@@ -206,6 +206,43 @@ def test_answers_of_another_course_of_events_are_neither_lost_nor_asked_again(tm
             assert len(set(asked)) >= len(asked) - (use == "tell")
 
 
+def test_what_pending_answers_settle_is_not_bought_again(tmp_path):
+    """A run that goes on from an embedding that differs in its last digits."""
+    with Journal(tmp_path / "j") as journal:
+        with pytest.raises(OracleError):
+            Sampler(48, budget=60, journal=journal).ask(Counting(fail_after=30), Z, 40, at_once=20)
+        bought = pairs(journal.answers())
+        for use in ("ask", "audit"):
+            sampler = Sampler(48, budget=60, journal=journal)
+            oracle = Counting()
+            other = Z + 1e-3 * np.random.default_rng(1).normal(size=Z.shape)
+            if use == "ask":
+                sampler.ask(oracle, other, 40, at_once=20, judgements=40)
+            else:
+                sampler.audit(oracle, other, 20)
+            assert oracle.asked
+            assert not {frozenset((q.anchor, *q.candidates)) for q in oracle.asked} & {*bought}
+            assert sampler.answers == journal.answers()
+            bought = pairs(journal.answers())
+
+
+def test_what_an_audit_heard_before_its_oracle_failed_counts():
+    sampler = Sampler(48, budget=40)
+    with pytest.raises(OracleError):
+        sampler.audit(Counting(fail_after=7), Z, 20)
+    audit = sampler.audit(Counting(), Z, 0)
+    assert audit is not None
+    assert audit.judgements == sampler.spent == 7
+
+
+def test_a_state_and_a_sampler_must_both_have_a_journal_or_none(tmp_path):
+    with Journal(tmp_path / "j") as journal:
+        with_one, without = Sampler(48, budget=9, journal=journal), Sampler(48, budget=9)
+        for one, other in ((with_one, without), (without, with_one)):
+            with pytest.raises(UserError, match="journal"):
+                one.load_state_dict(other.state_dict())
+
+
 def test_a_journal_shorter_than_the_state_is_refused(tmp_path):
     with Journal(tmp_path / "a") as journal:
         sampler = Sampler(48, budget=9, journal=journal)
@@ -466,6 +503,54 @@ def test_the_asking_side_never_imports_jax():
         "print([m for m in ('jax', 'scipy', 'sklearn') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_groups_follow_every_proof_and_contradictions_tell_what_they_do_not_follow():
+    """Random answers about noise that has more classes than the embedding has clusters."""
+    rng = np.random.default_rng(0)
+    labels, z = rng.integers(0, 60, 300), rng.normal(size=(300, 4))
+    asked = [Question(int(i), (int(j),)) for i, j in rng.integers(0, 300, (1_500, 2)) if i != j]
+    sampler = Sampler(300, budget=len(asked))
+    sampler.tell(LabelOracle(labels)(asked))
+    groups = sampler.partition(z).groups
+    for answer in sampler.answers:
+        ((i, j, relation),) = answer.judgements
+        assert (groups[i] == groups[j]) == (relation is Relation.ALIKE)
+    assert sampler.contradictions(groups) == []
+    wrong = sampler.contradictions(np.zeros(300, int))  # of one group for all
+    assert len(wrong) == sum(a.relations[0] is Relation.NOT_ALIKE for a in sampler.answers)
+    assert [c.position for c in wrong] == sorted(c.position for c in wrong)
+
+
+@pytest.mark.parametrize("known", [None, np.where(np.arange(48) < 8, LABELS, -1)])
+def test_only_samples_that_were_asked_about_or_labelled_are_taught(known):
+    z = Z + 4.0 * np.eye(5)[LABELS]
+    sampler = Sampler(48, budget=40, error_rate=0.1, related=1.0, known=known)
+    sampler.believe(z)
+    samples, _ = sampler._by_belief()
+    assert len(samples) == (0 if known is None else 8)
+    sampler.ask(LabelOracle(LABELS), z, 30)
+    sampler.believe(z)
+    samples, names = sampler._by_belief()
+    heard = {i for answer in sampler.answers for pair in answer.judgements for i in pair[:2]}
+    assert {*samples} <= heard | ({*range(8)} if known is not None else set())
+    assert len(samples) > 10
+    same = names[:, None] == names
+    assert (same == (LABELS[samples][:, None] == LABELS[samples])).mean() > 0.95
+
+
+@pytest.mark.parametrize("exact", [10_000, 1_000], ids=["all", "a sketch"])
+@pytest.mark.parametrize("within", [1e-4, 1e-7, 0.0])
+def test_classes_that_lie_in_points_are_found(within, exact):
+    """As an encoder in supervised training leaves them."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 2_000)
+    z = rng.normal(size=(10, 16))[labels] + within * rng.normal(size=(2_000, 16))
+    sampler = Sampler(2_000, budget=200, exact=exact)
+    sampler.ask(LabelOracle(labels), z, 200, at_once=50)
+    found = sampler.partition(z)
+    assert np.isfinite(found.probability).all()
+    assert partition_accuracy(found.groups, labels) == 1.0
 
 
 def test_audits_pool_and_calibrate():

@@ -55,6 +55,27 @@ def test_known_samples_are_neither_asked_nor_doubted():
     assert result.estimated_accuracy_low == pytest.approx((8 + 2 * 0.05**0.5) / 10)
 
 
+def test_looking_until_the_bound_is_high_enough_is_not_a_way_to_make_it_so():
+    """2,000 runs of 20 looks at 20 more answers each, of which 0.95 are right: just too few."""
+    rng = np.random.default_rng(0)
+    hits = (rng.random((2_000, 20, 20)) < 0.95).sum(axis=2).cumsum(axis=1)
+
+    def stopped(confidence):
+        """Share of runs in which some look says that more than 0.95 are right."""
+        least = [
+            min(
+                h for h in range(t + 2) if h > t or stopping.lower_bound(h, t, confidence(k)) > 0.95
+            )
+            for k, t in enumerate(range(20, 401, 20), 1)
+        ]
+        return (hits >= least).any(axis=1).mean()
+
+    assert stopped(lambda look: 0.95) > 0.10
+    assert stopped(stopping.confidence_of_look) < 0.05
+    looks = [1.0 - stopping.confidence_of_look(k, 0.9) for k in range(1, 100)]
+    assert 0.098 < sum(looks) < 0.1
+
+
 def test_a_class_split_over_two_groups_is_not_seen():
     _, result = audit(np.zeros(40, int), np.arange(40) % 2, 30, 0)
     assert result.estimated_accuracy == 1.0  # as documented

@@ -291,6 +291,14 @@ def test_samples_worth_a_look_are_the_worst_and_some_of_all_that_are_nearly_as_b
     np.testing.assert_array_equal(few, [2, 1])
 
 
+def test_the_believed_answers_are_those_of_whoever_was_heard_last():
+    known = knowledge(blobs(), answers=[
+        Answer(Question(0, (1,)), (Relation.ALIKE,), name) for name in ("ann", "bob", "ann")
+    ])  # fmt: skip
+    assert strategies._oracle(known) == "ann"
+    assert strategies._oracle(knowledge(blobs())) == "believed"
+
+
 @pytest.mark.parametrize("most", [1, 3, 8])
 def test_no_question_is_worth_more_than_the_bound_of_its_column(most):
     rng = np.random.default_rng(most)

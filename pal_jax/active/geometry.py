@@ -21,6 +21,9 @@ _CORE = 24  # most central samples of a community: typical of it
 # Shares of three kernels in one: along the graph, near by, and over all of the data.
 _CLUSTERED, _SMOOTH = (0.7, 0.3, 0.0), (0.4, 0.2, 0.4)
 _SINGLE, _TOGETHER = 1_024, 64  # nodes placed one by one, and how many at once after these
+# squares of coordinates, in units of a typical neighbour's distance, up to which float32 tells
+# neighbours apart, and beyond which float64 does not
+_COARSE, _FINE = 1e4, 1e11
 _BLOCK = 1_024  # rows of a sparse product at a time
 _CHUNK = 1 << 24  # numbers of an [n, chunk] block of distances
 _NUMBERS = 1 << 20  # of an embedding that are looked at together
@@ -115,11 +118,18 @@ class Geometry:
 
     @functools.cached_property
     def _points(self) -> np.ndarray:
-        """[n, d] float32 of which |difference|^2 is 1 at the typical 10th neighbour."""
+        """[n, d] of which |difference|^2 is 1 at the typical 10th neighbour.
+
+        float32, or float64 where classes are so tight, or a sample so far away, that float32 would
+        make noise of the distances of neighbours, and of the kernel no kernel.
+        """
         z = _bounded(self.embeddings)
         square = self._nearest[1][:, -1] if self.n > 1 else np.ones(1)
         positive = square[square > 0]
-        return (z / np.sqrt(np.median(positive) if len(positive) else 1.0)).astype(np.float32)
+        unit = np.median(positive) if len(positive) else 1.0
+        largest = np.square(z).sum(axis=1).max()
+        points = z / np.sqrt(max(unit, largest / _FINE))
+        return points.astype(np.float32) if largest <= _COARSE * unit else points
 
     @functools.cached_property
     def _features(self) -> np.ndarray:
@@ -151,7 +161,7 @@ class Geometry:
         graph, near, wide = shares
         square = self._squares[rows][:, None] + self._squares[columns]
         square -= 2.0 * (self._points[rows] @ self._points[columns].T)
-        square = np.maximum(square, 0.0)
+        square = np.maximum(square, 0.0, dtype=np.float32)
         out = np.float32(near) * np.exp(-square)
         out += np.float32(graph) * (self._features[rows] @ self._features[columns].T)
         if wide:
@@ -183,7 +193,7 @@ class Geometry:
         centres = (one.T @ self._points) / one.sum(axis=0)[:, None]
         square = self._squares[:, None] + np.square(centres).sum(axis=1)
         square -= 2.0 * (self._points @ centres.T)
-        return np.exp(-np.maximum(square, 0.0))
+        return np.exp(-np.maximum(square, 0.0, dtype=np.float32))
 
     def likeness(self, member: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Two [C, C] cosines in [0, 1] of groups: of their mean features, and of their profiles.
@@ -359,11 +369,19 @@ def nearest(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
     Distances are in units of the largest |coordinate|.
     Blocks of rows, so that memory grows with n and not with n^2. Candidates are found in
-    float32, their distances and order computed in float64; of equals, the smaller id first.
+    float32, or in float64 where that does not tell them apart; their distances and order are
+    computed in float64; of equals, the smaller id first.
     """
-    n = len(points)
     centred = _bounded(points)
-    z = centred.astype(np.float32)
+    index, distance = _nearest(centred, centred.astype(np.float32), k)
+    if k and np.square(centred).sum(axis=1).max() > _COARSE * np.median(distance[:, -1]):
+        return _nearest(centred, centred, k)
+    return index, distance
+
+
+def _nearest(centred: np.ndarray, z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest`, with candidates found among z: the points in the precision to find them in."""
+    n = len(z)
     square = np.square(z).sum(axis=1)
     index = np.empty((n, k), np.int64)
     distance = np.empty((n, k))

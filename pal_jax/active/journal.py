@@ -28,6 +28,9 @@ _SCHEMA = (
 )
 
 
+_INSTEAD = "remove it and the -wal and -shm beside it, and put a copy in its place"
+
+
 class Journal:
     """All answers ever given, in order, in one SQLite file that one process may write.
 
@@ -67,7 +70,7 @@ class Journal:
                 self._length = self._db.execute("SELECT count(*) FROM answers").fetchone()[0]
             except sqlite3.Error as error:
                 raise UserError(
-                    f"the journal {self.path} cannot be read ({error}); put a copy in its place"
+                    f"the journal {self.path} cannot be read ({error}); {_INSTEAD}"
                 ) from error
             undo.pop_all()
 
@@ -164,6 +167,8 @@ def _create(path: pathlib.Path) -> None:
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    for old in ("-wal", "-shm"):  # of a journal that was taken away: SQLite would read it again
+        path.with_name(path.name + old).unlink(missing_ok=True)
     os.replace(fresh, path)
     if os.name == "posix":  # the name must be on disk before the first answer is acknowledged
         folder = os.open(path.parent, os.O_RDONLY)
@@ -195,7 +200,7 @@ def _open(path: pathlib.Path) -> sqlite3.Connection:
         health = db.execute("PRAGMA integrity_check").fetchone()[0]
         if found != set(_SCHEMA) or health != "ok":
             reason = health if health != "ok" else "its tables are not those of pal_jax"
-            raise UserError(f"the journal {path} is damaged: {reason}; put a copy in its place")
+            raise UserError(f"the journal {path} is damaged: {reason}; {_INSTEAD}")
         mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         db.execute("PRAGMA synchronous = FULL")
         if (mode, db.execute("PRAGMA synchronous").fetchone()[0]) != ("wal", 2):
@@ -212,5 +217,5 @@ def _open(path: pathlib.Path) -> sqlite3.Connection:
 def _parse(path: pathlib.Path, position: int, text: str) -> Answer:
     try:
         return answer_from_dict(json.loads(text))
-    except (UserError, json.JSONDecodeError, RecursionError) as error:
+    except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"answer {position} of the journal {path}: {error}") from error

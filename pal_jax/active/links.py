@@ -130,10 +130,15 @@ def _joined_chance(odds: np.ndarray, cluster: np.ndarray) -> np.ndarray:
 
     1 on the diagonal, 0 between clusters.
     """
-    chance = np.where(cluster[:, None] == cluster, sigmoid(odds), 0.0)
-    np.fill_diagonal(chance, 1.0)
-    for middle in range(len(chance)):
-        np.maximum(chance, chance[:, middle, None] * chance[middle], out=chance)
+    chance = np.eye(len(cluster))
+    for several in np.flatnonzero(np.bincount(cluster) > 1):
+        members = np.flatnonzero(cluster == several)
+        here = np.ix_(members, members)
+        inside = sigmoid(odds[here])
+        np.fill_diagonal(inside, 1.0)
+        for middle in range(len(inside)):
+            np.maximum(inside, inside[:, middle, None] * inside[middle], out=inside)
+        chance[here] = inside
     return chance
 
 
@@ -199,19 +204,54 @@ def _contract(prior: np.ndarray, heard: np.ndarray, size: np.ndarray) -> np.ndar
     Answers add up, priors are averaged by size: looks are one and the same piece of evidence.
     """
     prior, heard, size = prior.copy(), heard.copy(), size + _TINY
-    label, live = np.arange(len(size)), np.ones(len(size), bool)
+    label, odds = np.arange(len(size)), _Peak(prior + heard)
     while True:
-        odds = np.where(live[:, None] & live, prior + heard, -np.inf)
-        np.fill_diagonal(odds, -np.inf)
-        a, b = divmod(int(odds.argmax()), len(size))
-        if odds[a, b] <= 0.0:
+        a, b, highest = odds.find()
+        if highest <= 0.0:
             return np.unique(label, return_inverse=True)[1]
         prior[a] = (size[a] * prior[a] + size[b] * prior[b]) / (size[a] + size[b])
         heard[a] += heard[b]
         prior[:, a], heard[:, a] = prior[a], heard[a]
         size[a] += size[b]
-        live[b] = False
+        odds.drop(b)
+        odds.replace(a, prior[a] + heard[a])
         label[label == label[b]] = label[a]
+
+
+class _Peak:
+    """The largest entry of a symmetric matrix of which a row and its column change at a time.
+
+    The largest of each row is kept, so that a change costs O(C) and not O(C^2), unless it takes the
+    largest away from many rows.
+
+    Args:
+        values: [C, C] symmetric; the diagonal is not looked at. Taken over, not copied.
+    """
+
+    def __init__(self, values: np.ndarray):
+        np.fill_diagonal(values, -np.inf)
+        self._values, self._live = values, np.ones(len(values), bool)
+        self._highest = values.max(axis=1)
+
+    def find(self) -> tuple[int, int, float]:
+        """(row, column, value); of equals, the first row and its first column."""
+        row = int(self._highest.argmax())
+        return row, int(self._values[row].argmax()), float(self._highest[row])
+
+    def replace(self, index: int, values: np.ndarray) -> None:
+        """Row and column `index` become [C] `values`, but for what was dropped."""
+        values = np.where(self._live, values, -np.inf)
+        values[index] = -np.inf
+        lost = np.flatnonzero((self._values[:, index] == self._highest) & self._live)
+        self._values[index] = self._values[:, index] = values
+        self._highest = np.maximum(self._highest, values)
+        self._highest[lost] = self._values[lost].max(axis=1)
+        self._highest[index] = values.max()
+
+    def drop(self, index: int) -> None:
+        """Row and column `index` are not looked at any more."""
+        self._live[index] = False
+        self.replace(index, np.full(len(self._values), -np.inf))
 
 
 def _of_communities(geometry: Geometry) -> np.ndarray:

@@ -159,13 +159,20 @@ def answers_from_groups(
         groups: [n] int: earlier labels, metadata, or what another model thinks; -1 says nothing.
         pairs: a labelled sample, on average.
     """
-    samples = np.flatnonzero(np.asarray(groups) >= 0)
+    groups = np.asarray(groups)
+    samples = np.flatnonzero(groups >= 0)
+    _, group, size = np.unique(groups[samples], return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(size)[:-1])  # places in samples
     answers, seen = [], set()
     for number in range(pairs * len(samples) if len(samples) > 1 else 0):
-        i = int(rng.choice(samples))
-        same = groups[samples] == groups[i]
-        others = samples[same if number % 2 else ~same]
-        j = int(rng.choice(others)) if len(others) else i
+        place = int(rng.integers(len(samples)))
+        own = members[group[place]]
+        i = j = int(samples[place])
+        if number % 2:
+            j = int(samples[own[rng.integers(len(own))]])
+        elif len(own) < len(samples):
+            k = rng.integers(len(samples) - len(own))  # the k-th of all others
+            j = int(samples[k + np.searchsorted(own - np.arange(len(own)), k, side="right")])
         if i != j and ordered(i, j) not in seen:
             seen.add(ordered(i, j))
             relation = Relation.ALIKE if number % 2 else Relation.NOT_ALIKE
@@ -293,7 +300,7 @@ class ProgramOracle:
     def _parse(self, question: Question, line: str) -> Answer:
         try:
             entry = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise UserError(f"expected a line of JSON, read {line[:80]!r}") from None
         if not isinstance(entry, dict):
             raise UserError(f"expected an object with relations, read {line[:80]!r}")
@@ -318,7 +325,7 @@ def read_answers(path: str | os.PathLike[str]) -> list[Answer]:
         if line.strip():
             try:
                 answers.append(answer_from_dict(json.loads(line)))
-            except (UserError, json.JSONDecodeError, RecursionError) as error:
+            except (UserError, ValueError, RecursionError) as error:  # also numbers without end
                 raise UserError(f"line {number} of {path} is not an answer: {error}") from error
     return answers
 

@@ -92,9 +92,8 @@ class Posterior:
         """Share of samples in columns that are pieces of others and not joined to them: the
         expected one, and that of all columns of which it is not very unlikely."""
         size, chance = self._size(), 1.0 - (1.0 - self._piece()) * self._rightly_joined()
-        return float(size @ chance / len(self.column)), float(
-            size[chance > _UNLIKELY].sum() / len(self.column)
-        )
+        expected = float(size @ chance / len(self.column))
+        return expected, max(expected, float(size[chance > _UNLIKELY].sum() / len(self.column)))
 
     def _size(self) -> np.ndarray:
         return self.column[:, :-1].sum(axis=0)
@@ -233,7 +232,10 @@ def _nodes(geometry: Geometry, relations: Relations) -> tuple[np.ndarray, int]:
     known = np.flatnonzero(relations.known() >= 0)
     labelled = np.isin(geometry.communities, geometry.communities[known])
     if len(known) > _MOST_KNOWN:
+        label = relations.known()
+        first = known[label[known] == known]  # it names the group of its label
         known = known[np.linspace(0, len(known) - 1, _MOST_KNOWN).astype(np.int64)]
+        known = np.append(known, first[~np.isin(first, label[known])])  # no label is left out
     base = list(dict.fromkeys([*known, *geometry.medoids[~labelled[geometry.medoids]]]))
     nodes = np.array(list(dict.fromkeys([*base, *_asked(relations.judgements())])), np.int64)
     return nodes, len(base)
@@ -322,7 +324,7 @@ def _believe(
         joined = (belief.share[unit, start:-1] > 0.5).sum(axis=0)
         grown = int((joined > 1).sum())
     best = _likeliest(geometry.fields, belief, heard, unit, hard)
-    return belief if best == model else _sweep(best, heard, unit, first, news)
+    return _sweep(best, heard, unit, first, news)
 
 
 def _strangers(

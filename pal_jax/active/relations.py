@@ -134,11 +134,11 @@ class Relations:
         return self._joined, self.names(self._joined)
 
     def names(self, samples: np.ndarray) -> np.ndarray:
-        """[S] the names of the groups of [S] samples; O(S)."""
+        """[S] the names of the groups of [S] samples; O(S), ways that were gone being short."""
         self._refresh()
         names = self._parent[samples]
         while not np.array_equal(above := self._parent[names], names):
-            names = above
+            self._parent[samples] = names = above
         return names
 
     def apart(self, group: int) -> Mapping[int, int]:

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,11 @@ class Sampler:
         return max(0, self.budget - self._spent)
 
     @property
+    def audits(self) -> int:
+        """How many audits there were that had anything to ask."""
+        return self._audits
+
+    @property
     def relations(self) -> Relations:
         """What the answers say; not to be added to."""
         return self._relations
@@ -195,16 +200,21 @@ class Sampler:
         while count > 0 and (
             questions := self._propose(self._refitted(view), min(at_once, count), end - self._spent)
         ):
-            self._buy(oracle, questions, end)
-            count -= len(questions)
+            count -= sum(1 for _ in self._buy(oracle, questions, end))
         return self._spent - start
 
-    def audit(self, oracle: Oracle, embeddings: np.ndarray, count: int) -> stopping.Audit | None:
+    def audit(
+        self, oracle: Oracle, embeddings: np.ndarray, count: int, *, confidence: float = 0.95
+    ) -> stopping.Audit | None:
         """Buys up to `count` judgements on random samples; they teach like any other.
 
         The result is about the partition as it was before them. It rests on these answers and on
         those of earlier audits: a partition gets better with what it learns, so what was right
         then may count now.
+
+        Args:
+            confidence: of the lower bound, each time by itself. Who looks again and again until
+                it is high enough must ask for more; see `stopping.confidence_of_look`.
 
         Returns:
             None when there was something to audit and no judgement was ever bought for it.
@@ -217,9 +227,17 @@ class Sampler:
         questions, unknown = stopping.audit_questions(
             groups, view.centrality(groups), proven, min(count, self.left), self._rng()
         )
-        for answer in self._buy(oracle, questions, self.budget):
-            sample = answer.question.candidates[0]
-            self._audited.append((float(sureness[sample]), answer.relations[0]))
+        self._audits += bool(questions)
+        while questions:
+            known, told = len(self._answers), 0
+            for answer in self._buy(oracle, questions, self.budget):
+                sample = answer.question.candidates[0]
+                self._audited.append((float(sureness[sample]), answer.relations[0]))
+                told += 1
+            if len(self._answers) == known:  # the budget is spent
+                break
+            asked = self._relations.asked  # what another run bought needs no second answer
+            questions = [q for q in questions[told:] if not asked(q.anchor, q.candidates[0])]
         if unknown and not self._audited:
             return None
         relations = [relation for _, relation in self._audited]
@@ -229,6 +247,7 @@ class Sampler:
             self.n,
             posterior.error,
             posterior.error_low,
+            confidence=confidence,
             pieces=posterior.pieces(),
         )
 
@@ -250,8 +269,12 @@ class Sampler:
 
         Positions count `answers` from 0; those of `prior` end at -1.
         """
-        hard = self.trust.is_hard(self._relations.judgements())
-        found = self._relations.contradictions() if hard else self._relations.against(groups)
+        found = self._relations.against(groups)
+        if self.trust.is_hard(self._relations.judgements()):
+            proven = self._relations.contradictions()  # these know the whole chain against them
+            known = {(c.position, c.pair) for c in proven}
+            found = proven + [c for c in found if (c.position, c.pair) not in known]
+            found.sort(key=lambda c: (c.position, c.pair))
         shift = len(self._prior)
         return [
             dataclasses.replace(
@@ -283,10 +306,12 @@ class Sampler:
         if not self.trust.is_hard(self._relations.judgements()):
             view = self._look_at(embeddings)
             posterior = infer(view.geometry, view.relations, self.trust)
-            share = posterior.cluster[posterior.nodes]
-            sure = share.max(axis=1) > _SURE
-            group = share.argmax(axis=1)[sure].tolist()
-            self._believed = (view.ids(posterior.nodes[sure]).tolist(), group)
+            judgements = view.relations.judgements()
+            heard = np.concatenate([judgements.first, judgements.second, view.relations.labelled()])
+            heard = np.intersect1d(heard, posterior.nodes)
+            sure = heard[posterior.sureness()[heard] > _SURE]
+            group = posterior.cluster[sure].argmax(axis=1).tolist()
+            self._believed = (view.ids(sure).tolist(), group)
 
     def _alike(self) -> batches.Partners:
         """Who is known, or believed, to be alike; made anew where something was learned."""
@@ -346,6 +371,7 @@ class Sampler:
             "batches": self._batches,
             "proposals": self._proposals,
             "believed": self._believed,
+            "audits": self._audits,
             "audited": [[sureness, relation.value] for sureness, relation in self._audited],
         }
         if self._journal is None:
@@ -356,8 +382,15 @@ class Sampler:
         """Goes back to a state; answers that the journal holds beyond it are pending.
 
         Raises:
-            UserError: the journal holds fewer answers than the state has seen.
+            UserError: the journal holds fewer answers than the state has seen, or only one of
+                the two samplers has one.
         """
+        if (self._journal is None) != ("log" in state):
+            there, here = ("without", "has one") if "log" in state else ("with", "has none")
+            raise UserError(
+                f"the saved state is that of a sampler {there} a journal, and this one {here}; "
+                "make both alike"
+            )
         if self._journal is None:
             answers = [answer_from_dict(entry) for entry in state["log"]]
         else:
@@ -374,10 +407,12 @@ class Sampler:
         self._proposals = state["proposals"]
         self._believed = state["believed"]
         self._partners = None
+        self._audits = state["audits"]
         self._audited = [(sureness, Relation(value)) for sureness, value in state["audited"]]
 
     def _restart(self) -> None:
         self._believed: tuple[list[int], list[int]] | None = None  # samples, and a group for each
+        self._audits = 0  # that had anything to ask
         self._audited: list[tuple[float, Relation]] = []  # how sure it was, what was answered
         self._relations = Relations(self.n, self._known)
         self._relations.add(self._prior)
@@ -433,38 +468,42 @@ class Sampler:
         questions = self.strategy(knowledge, count, self._rng())
         return _cut(view.questions(questions), judgements)
 
-    def _buy(self, oracle: Oracle, questions: Sequence[Question], end: int) -> list[Answer]:
-        """Has the first of them answered, until `end` judgements are spent; their answers.
+    def _buy(self, oracle: Oracle, questions: Sequence[Question], end: int) -> Iterator[Answer]:
+        """Has the first of them answered, until `end` judgements are spent; each answer, told.
 
         Pending answers first, as long as they are to these very questions. If they are not,
-        another run than this one bought them; they count all the same.
+        another run than this one bought them; they count all the same. The questions may then ask
+        what they have answered, so nothing is bought for now.
         """
-        told = []
-        while len(told) < len(questions) and self._pending:
-            if self._pending[0].question != questions[len(told)]:
+        for number, question in enumerate(questions):
+            if not self._pending:
+                yield from self._hear(oracle, _cut(questions[number:], end - self._spent))
+                return
+            if self._pending[0].question != question:
                 self._tell_pending()
-                break
-            told.append(self._pending.popleft())
-            self._learn(told[-1:])
-        questions = _cut(questions[len(told) :], end - self._spent)
-        return told + self._hear(oracle, questions) if questions else told
+                return
+            answer = self._pending.popleft()
+            self._learn([answer])
+            yield answer
 
-    def _hear(self, oracle: Oracle, questions: list[Question]) -> list[Answer]:
+    def _hear(self, oracle: Oracle, questions: list[Question]) -> Iterator[Answer]:
         """Tells each answer as it comes, so that nothing the oracle does later can lose it."""
-        told = []
+        if not questions:
+            return
+        told = 0
         answers = oracle(questions)
         try:
             for answer in answers:
-                if len(told) == len(questions) or answer.question != questions[len(told)]:
+                if told == len(questions) or answer.question != questions[told]:
                     raise UserError(_NOT_IN_ORDER)
                 self._tell([answer])
-                told.append(answer)
+                told += 1
+                yield answer
         finally:
             if isinstance(answers, Generator):  # it may hold a program that is to be stopped now
                 answers.close()
-        if len(told) < len(questions):
+        if told < len(questions):
             raise UserError(_NOT_IN_ORDER)
-        return told
 
     def _tell_pending(self) -> None:
         pending = list(self._pending)

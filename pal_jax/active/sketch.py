@@ -54,7 +54,7 @@ class Whole:
 
     def believed(self, posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
         """[n] int cluster of each sample, and [n] how sure it is."""
-        return posterior.cluster.argmax(axis=1), posterior.sureness()
+        return _proven_apart(self.relations, posterior)
 
     def centrality(self, groups: np.ndarray) -> np.ndarray:
         """[n] how well each sample stands for its group, given as [n] int."""
@@ -128,8 +128,7 @@ class Sketch:
             rows, weights = near.of(part)
             groups[part] = best = _mean(shares, rows, weights).argmax(axis=1)
             sureness[part] = (weights * whole[rows, best[:, None]]).sum(axis=1)
-        groups[self._ids] = posterior.cluster.argmax(axis=1)
-        sureness[self._ids] = posterior.sureness()
+        groups[self._ids], sureness[self._ids] = _proven_apart(self.relations, posterior)
         self._prove(posterior, near, groups, sureness)
         return groups, np.minimum(sureness, 1.0)
 
@@ -178,6 +177,36 @@ class Sketch:
             return labelled
         judgements = self._all.judgements()
         return np.unique(np.concatenate([labelled, judgements.first, judgements.second]))
+
+
+def _proven_apart(relations: Relations, posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
+    """[n] int the most probable cluster of each sample, and [n] how sure it is.
+
+    Where answers prove two groups apart that are believed to be of one cluster, the one that is
+    less sure goes to the likeliest cluster that nothing is proven against, or to a new one.
+    """
+    groups, sureness = posterior.cluster.argmax(axis=1), posterior.sureness()
+    if not posterior.hard:
+        return groups, sureness
+    judgements = relations.judgements()
+    names = relations.groups()
+    no = judgements.relation == _RELATIONS.index(Relation.NOT_ALIKE)
+    a, b = names[judgements.first[no]], names[judgements.second[no]]
+    wrong = (groups[a] == groups[b]) & (a != b)
+    count = posterior.cluster.shape[1]
+    for name in dict.fromkeys(np.where(sureness[a] < sureness[b], a, b)[wrong].tolist()):
+        against = groups[[*relations.apart(name)]]
+        if groups[name] not in against:  # the other one has gone
+            continue
+        share = posterior.cluster[name].copy()
+        share[against[against < len(share)]] = 0.0
+        members = names == name
+        if share.any():
+            groups[members] = share.argmax()
+            sureness[members] = share.max() / share.sum()
+        else:
+            groups[members], sureness[members], count = count, 1.0, count + 1
+    return groups, sureness
 
 
 class _Places:

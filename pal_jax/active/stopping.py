@@ -89,6 +89,15 @@ def audit_result(
     return Audit(whole(share, error_rate, pieces[0]), least, trials)
 
 
+def confidence_of_look(number: int, confidence: float = 0.95) -> float:
+    """Of the bound at look `number`, from 1, so that all looks together have `confidence`.
+
+    Who looks until the bound is high enough gets many chances that it is too high: look k takes
+    1 / (k (k + 1)) of the risk, of which all looks there can be have one whole.
+    """
+    return 1.0 - (1.0 - confidence) / (number * (number + 1))
+
+
 def calibrate(
     probability: np.ndarray, asked: np.ndarray, alike: np.ndarray, error_rate: float
 ) -> np.ndarray:

@@ -249,8 +249,8 @@ def _one_by_one(
 
 def _oracle(knowledge: Knowledge) -> str:
     """Who will be believed to answer: whoever did last."""
-    oracles = knowledge.relations.judgements().oracles
-    return oracles[-1] if oracles else "believed"
+    judgements = knowledge.relations.judgements()
+    return judgements.oracles[judgements.oracle[-1]] if len(judgements.oracle) else "believed"
 
 
 def _uncertain(knowledge: Knowledge, posterior: Posterior) -> _Idea | None:
@@ -607,13 +607,19 @@ def _without(
 
 def _closest(knowledge: Knowledge, posterior: Posterior, a: int, b: int) -> tuple[int, int]:
     """The most central pair of samples that speak for two columns, of those least often asked."""
-    left, x = _speakers(knowledge, posterior, a)
-    right, y = _speakers(knowledge, posterior, b)
+    left, x = _most_central(*_speakers(knowledge, posterior, a))
+    right, y = _most_central(*_speakers(knowledge, posterior, b))
     x, y = (pull / max(float(np.abs(pull).max()), 1e-12) for pull in (x, y))
     score = x[:, None] + y - 10.0 * _asked(knowledge, left, right)
     score[left[:, None] == right] = -np.inf
     i, j = divmod(int(score.argmax()), len(right))
     return int(left[i]), int(right[j])
+
+
+def _most_central(speakers: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `_TYPICAL` of them, in their order."""
+    keep = np.sort(np.argsort(-pull, kind="stable")[:_TYPICAL])
+    return speakers[keep], pull[keep]
 
 
 def _asked(knowledge: Knowledge, a: np.ndarray, b: np.ndarray) -> np.ndarray:
