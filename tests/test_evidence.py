@@ -163,3 +163,38 @@ def test_a_given_error_is_known_and_before_any_answer_none_is_needed():
     right = heard(*[(k, 9, ALIKE, "ann") for k in range(9)])
     table = rates(right, Trust(None), np.full(9, 0.9))
     assert least_error_of(table, right, Trust(None), np.full(9, 0.9)) == 0.0
+
+
+@pytest.mark.parametrize(("wrong", "never"), [(0, True), (1, True), (6, False), (12, False)])
+def test_an_oracle_that_nothing_contradicts_is_taken_for_one_that_is_never_wrong(wrong, never):
+    """100 answers about pairs of which others leave 1 % open, some of them against the odds."""
+    alike = np.where(np.arange(100) % 2, 0.99, 0.01)
+    said = [ALIKE if (k % 2 == 1) != (k < wrong) else NOT_ALIKE for k in range(100)]
+    answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
+    (table,) = rates(answers, Trust(None), alike)
+    errors = table[[0, 1], [1, 0]]
+    assert (errors == pytest.approx(evidence.SURE, rel=0.1)) == never
+    assert never or (errors > 1e-3).all()
+    # A file of guesses is never taken for it.
+    (named,) = rates(answers, Trust(0.0, {"ann": None}), alike)
+    assert (named[[0, 1], [1, 0]] > 0.01).all()
+
+
+def test_that_an_oracle_errs_is_decided_by_its_odds():
+    """Against the marginal likelihoods, with the Beta integral done by a sum."""
+    rng = np.random.default_rng(3)
+    for seed in range(40):
+        count = int(rng.integers(1, 60))
+        alike = rng.choice([0.05, 0.95], count)
+        said = np.where(rng.random(count) < alike, 0, 1)  # codes of alike and not alike
+        prior = np.array([[RIGHT, WRONG, WRONG], [WRONG, RIGHT, WRONG]])
+        found = evidence._errs(evidence._likeliest_rates(prior, said, alike), prior, said, alike)
+        grid = (np.arange(2_000) + 0.5) / 4_000  # rates below one half
+        weight = grid ** (WRONG - 1.0) * (1.0 - grid) ** (RIGHT - 1.0)
+        yes = np.where(said == 0, 1.0, 0.0)[:, None]
+        right, odds = np.where(yes, 1.0 - grid, grid), alike[:, None]
+        missed = np.log(odds * right + (1.0 - odds) * (1.0 - right)).sum(axis=0)
+        errs = np.log((np.exp(missed) * weight).sum() / weight.sum())
+        never = np.log(np.where(said == 0, alike, 1.0 - alike)).sum() + evidence._NEVER_WRONG
+        if abs(never - errs) > 1.5:  # one rate for both kinds, and an integral at few errors
+            assert found == (never < errs), seed

@@ -10,6 +10,7 @@ from pal_jax.active.relations import Judgements
 
 SURE = 1e-6  # error of an oracle that is never wrong, where a logarithm is needed
 _WRONG, _RIGHT = 0.5, 19.5  # answers of each kind imagined before the first of an unknown oracle
+_NEVER_WRONG = 1.0  # log odds that such an oracle never is, before its first answer
 _STEPS = 20  # of the estimate of an oracle's rates
 _GUESSES = 0.42  # error expected of an oracle that is named to be estimated: a file of guesses
 _EXCESS = 1.92  # nepers below the best from which on a rate is too low: one side of 97.5 %
@@ -74,7 +75,8 @@ def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None)
     A rate that is given is that of both errors, and "not sure" then says nothing. Of an oracle
     without one, all are estimated as those under which its answers are most probable, with some
     imagined before the first. So "not sure" becomes evidence where it comes more often for one
-    kind.
+    kind. Whether it is ever wrong is a question of its own, since its answers are worth so much
+    more if not: few are needed to believe that, and one that others contradict ends it.
 
     Args:
         alike: [K] probability that the pair of each judgement is alike, judged without that very
@@ -94,7 +96,12 @@ def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None)
         ]
         if alike is not None:
             own = judgements.oracle == o
-            out[o] = _likeliest_rates(out[o], judgements.relation[own], alike[own])
+            said, chance, prior = judgements.relation[own], alike[own], out[o].copy()
+            out[o] = _likeliest_rates(prior, said, chance)
+            if oracle not in trust.named and not _errs(out[o], prior, said, chance):
+                heard = out[o, :, :2].sum(axis=1)
+                out[o, [0, 1], [_ALIKE, _APART]] = (1.0 - SURE) * heard
+                out[o, [0, 1], [_APART, _ALIKE]] = SURE * heard
         out[o] /= out[o].sum(axis=1, keepdims=True)
     return out
 
@@ -118,6 +125,25 @@ def _likeliest_rates(prior: np.ndarray, said: np.ndarray, alike: np.ndarray) -> 
         share = likelihood / np.maximum(likelihood.sum(axis=0), SURE)
         counts = prior + np.stack([np.bincount(said, row, minlength=3) for row in share])
     return counts
+
+
+def _errs(counts: np.ndarray, prior: np.ndarray, said: np.ndarray, alike: np.ndarray) -> bool:
+    """Whether answers are more probable from an oracle that errs at times than from one that never
+    does.
+
+    Two rates that fit are worth less than none to be fitted: half the logarithm of how many times
+    as many answers there are as were imagined, for each (the Beta integral at few errors).
+
+    Args:
+        counts, prior: [2, 3] see `_likeliest_rates`.
+    """
+    said, alike = said[said != _UNSURE], alike[said != _UNSURE]
+    rates = counts[:, :2] / counts[:, :2].sum(axis=1, keepdims=True)
+    chance = np.stack([alike, 1.0 - alike])
+    at_times = np.log(np.maximum((chance * rates[:, said]).sum(axis=0), SURE)).sum()
+    at_times -= 0.5 * np.log(counts[:, :2].sum(axis=1) / prior[:, :2].sum(axis=1)).sum()
+    never = np.log(np.maximum(np.where(said == _ALIKE, alike, 1.0 - alike), SURE)).sum()
+    return bool(never + _NEVER_WRONG <= at_times)
 
 
 def weigh(judgements: Judgements, table: np.ndarray) -> Evidence:
