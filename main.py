@@ -6,6 +6,7 @@ of the run failed or is gone, and the same command, on as many processes as are 
 the last checkpoint.
 """
 
+import itertools
 import logging
 import os
 import sys
@@ -27,6 +28,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where all files go; runs/NAME b
 def parse(argv: list[str]) -> tuple[ConfigDict, str]:
     """The config and the workdir that a command line asks for; a UserError says what is wrong."""
     given = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
+    given += [path for a, path in itertools.pairwise(argv) if a == "--config"]
     if len(given) != 1:
         raise UserError(
             f"{len(given) or 'no'} experiments given as --config=FILE; one is needed, for example "
@@ -43,6 +45,8 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
         while isinstance(said, (AttributeError, KeyError)) and said.args:
             said = said.args[0]  # may hold another, and the string of that is quoted and escaped
         sentence = " ".join(str(said).split())
+        if sentence.strip("'").isidentifier():
+            sentence = f"there is no option {sentence}; those of a section are named with it"
         raise UserError(f"the command line does not fit {path}: {sentence}") from None
     if stray:
         raise UserError(f"stray argument {stray[0]!r}; options look like --config.seed=1")

@@ -89,7 +89,7 @@ def trained_curve(
 def _look_at(run: Run, checks: set[int], rounds: bool, progress: Callable[[int], object]) -> Curve:
     assert run.make_oracle is not None
     assert run.pool.labels is not None
-    oracle, labels = run.make_oracle([]), run.pool.labels
+    oracle, labels = run.make_oracle([], lambda: False), run.pool.labels
     answers: list[int] = []
     scores: list[float] = []
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> Any:
@@ -16,6 +16,7 @@ def get_config() -> Any:
     c.data.split = "train"  # TFDS split that is learned from
     c.data.test_split = ""  # TFDS split held out for kNN and probe; "" = data.holdout decides
     c.data.holdout = 0.0  # fraction of the samples held out for kNN and probe, in [0, 1)
+    c.data.labels = True  # False: subfolders of pictures, or y, are no labels
     c.data.limit = 0  # the first so many samples only; 0 = all
     c.data.image_size = 64  # pixels; pictures of several sizes are cut to squares of this side
     c.data.stream = False  # tfds: leave the images on disk and decode each when it is needed
@@ -75,7 +76,8 @@ def get_config() -> Any:
     c.asking.at_once = 1  # questions proposed before any of their answers is seen
     c.asking.refit = 0  # judgements between closed-form linear refits of the embedding; 0 = none
     c.asking.candidates = 1  # of a question: 1 = pairs, M = "which of these M are like this one?"
-    c.asking.error_rate = 0.0  # how often answers are wrong, as far as is known; -1 = estimated
+    # how often answers are wrong; -1 = estimated from them; None = 0 of labels, else estimated
+    c.asking.error_rate = config_dict.placeholder(float)
 
     c.train = ConfigDict()
     c.train.rounds = 10  # embed, ask, train; the first round asks nothing

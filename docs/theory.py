@@ -1,6 +1,6 @@
 r"""The theory of the squared losses, run: what their optima are, and how they move with the graph.
 
-    python docs/theory.py --out runs/theory        # a minute on one core; writes theory.html
+    python -m docs.theory --out runs/theory        # a minute on one core; writes theory.html
 
 On two moons, concentric circles and digits:
 

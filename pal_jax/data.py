@@ -87,6 +87,11 @@ def with_labels(dataset: Dataset, least: int) -> Dataset:
     """The same; without labels where fewer than `least` are known."""
     if dataset.labels is None or np.count_nonzero(dataset.labels >= 0) >= least:
         return dataset
+    return without_labels(dataset)
+
+
+def without_labels(dataset: Dataset) -> Dataset:
+    """The same, as if its labels had never been."""
     return dataclasses.replace(dataset, labels=None, class_names=())
 
 
@@ -417,7 +422,8 @@ def load_folder(where: str, *, limit: int, image_size: int, **_: Any) -> Dataset
     """
     folder = Path(where).expanduser()
     if not folder.is_dir():
-        raise UserError(f"the image folder {folder} does not exist")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"the image folder {folder} {what}; name a folder of images")
     paths, left_out = pictures.find(folder)
     images, rows, broken = pictures.decode_folder(folder, paths[: limit or None], image_size)
     skipped = (*left_out, *broken)

@@ -36,7 +36,7 @@ from pal_jax import (
 from pal_jax.active import oracles, strategies
 from pal_jax.active.journal import Journal
 from pal_jax.active.questions import Answer, Oracle
-from pal_jax.active.sampler import Sampler
+from pal_jax.active.sampler import MOST_PRIOR, Sampler
 from pal_jax.errors import UserError, pick
 from pal_jax.records import Records
 from pal_jax.run import Baseline, Run
@@ -137,7 +137,7 @@ def build(config: Config, folder: str) -> Run:
     check_sizes(config, len(pool.inputs), jax.device_count())
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     make_oracle = build_oracle(config, pool)
-    prior = build_prior(config, len(pool.inputs))
+    prior = build_prior(config, pool)
     known = known_labels(pool.labels, config.graph.labelled, config.seed)
     plan = build_plan(config)
     identity = {
@@ -189,10 +189,11 @@ def build(config: Config, folder: str) -> Run:
         pool=pool,
         held_out=held_out,
         sampler=asker,
+        notes=notes(config, pool, prior),
         make_oracle=make_oracle,
         baseline=(
             # No history: random questions never ask a pair twice, so its noise needs none.
-            Baseline(sampler(strategy="random", journal=None), make_oracle([]))
+            Baseline(sampler(strategy="random", journal=None), make_oracle([], lambda: False))
             if make_oracle and config.oracle.name in _SIMULATED and hosts.lead()
             else None
         ),
@@ -209,6 +210,24 @@ def build(config: Config, folder: str) -> Run:
         looked_at=config.evaluate.limit,
         keep=config.checkpoint.keep,
     )
+
+
+def notes(config: Config, pool: data.Dataset, prior: Sequence[Answer]) -> tuple[str, ...]:
+    """What a user may not expect of the data, in sentences."""
+    told = []
+    if pool.skipped:
+        told.append(
+            f"{len(pool.skipped)} files are left out, such as {pool.skipped[0]}; the report has all"
+        )
+    if config.data.name.startswith("folder:") and pool.labels is not None:
+        names = ", ".join(pool.class_names)[:60]
+        told.append(
+            f"the {len(pool.class_names)} subfolders ({names}) are taken for classes; with "
+            "data.labels=False they are not"
+        )
+    if len(prior) > MOST_PRIOR:
+        told.append(f"of {len(prior):,} prior answers {MOST_PRIOR:,} are believed, taken evenly")
+    return tuple(told)
 
 
 def open_workdir(path: Path, local: Path, identity: dict[str, Any]) -> Journal:
@@ -234,7 +253,7 @@ def check(config: Config) -> None:
         )
     asks = config.oracle.name != "none"
     for key, (least, most) in _RANGES.items():
-        if key.startswith("asking.") and not asks:
+        if (key.startswith("asking.") and not asks) or values[key] is None:
             continue
         if not (math.isfinite(values[key]) and least <= values[key] <= most):
             bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
@@ -344,6 +363,10 @@ def build_data(config: Config) -> tuple[data.Dataset, data.Dataset | None]:
         held_out = load(split=config.data.test_split)
     elif config.data.holdout:
         pool, held_out = data.split_off(pool, config.data.holdout, config.seed)
+    if not config.data.labels:
+        return data.without_labels(pool), None if held_out is None else data.without_labels(
+            held_out
+        )
     # One labelled sample has no other to be compared with, but can be tested.
     return data.with_labels(pool, 2), None if held_out is None else data.with_labels(held_out, 1)
 
@@ -477,7 +500,7 @@ STRATEGIES = {
 }
 
 History = Sequence[Answer]
-OracleMaker = Callable[[History], Oracle]
+OracleMaker = Callable[[History, Callable[[], bool]], Oracle]  # told the answers so far, and stop
 
 
 def _labels_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
@@ -487,34 +510,40 @@ def _labels_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
             f"{config.data.name} has none; give labels, or take the file or program oracle"
         )
     oracle = oracles.LabelOracle(pool.labels)
-    return lambda history: oracle
+    return lambda history, stop: oracle
 
 
 def _noisy_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
     inner = _labels_oracle(config, pool)
     flip, seed = config.oracle.flip, config.seed
-    return lambda history: oracles.NoisyOracle(inner(history), flip, seed, history=history)
+    return lambda history, stop: oracles.NoisyOracle(
+        inner(history, stop), flip, seed, history=history
+    )
 
 
 def _file_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
     if not config.oracle.file:
         raise UserError("config.oracle.name=file needs config.oracle.file=ANSWERS.jsonl")
-    oracle = oracles.FileOracle(Path(config.oracle.file))
-    return lambda history: oracle
+    oracle = oracles.FileOracle(Path(config.oracle.file), names=pool.ids.tolist())
+    return lambda history, stop: oracle
 
 
 def _program_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
     if not config.oracle.command:
         raise UserError("config.oracle.name=program needs config.oracle.command='PROGRAM ARGS'")
-    oracle = oracles.ProgramOracle(
-        config.oracle.command, timeout=config.oracle.timeout, names=pool.ids.tolist()
+    make = functools.partial(
+        oracles.ProgramOracle,
+        config.oracle.command,
+        timeout=config.oracle.timeout,
+        names=pool.ids.tolist(),
     )
-    if shutil.which(oracle.command[0]) is None:
+    program = make().command[0]
+    if shutil.which(program) is None:
         raise UserError(
             f"config.oracle.command={config.oracle.command!r} cannot be run: there is no program "
-            f"{oracle.command[0]!r} on the PATH; give its full path"
+            f"{program!r} on the PATH; give its full path"
         )
-    return lambda history: oracle
+    return lambda history, stop: make(stop=stop)
 
 
 ORACLES: dict[str, Callable[[Config, data.Dataset], OracleMaker]] = {
@@ -526,7 +555,7 @@ ORACLES: dict[str, Callable[[Config, data.Dataset], OracleMaker]] = {
 
 
 def build_oracle(config: Config, pool: data.Dataset) -> OracleMaker | None:
-    """(answers already given) -> oracle, or None when nothing is asked.
+    """(answers already given, stop) -> oracle, or None when nothing is asked.
 
     The answers given count because a noisy oracle's errors depend on how often it was asked.
     """
@@ -535,8 +564,10 @@ def build_oracle(config: Config, pool: data.Dataset) -> OracleMaker | None:
     return pick(ORACLES, config.oracle.name, "config.oracle.name")(config, pool)
 
 
-def build_prior(config: Config, samples: int) -> list[Answer]:
+def build_prior(config: Config, pool: data.Dataset) -> list[Answer]:
     """Answers that are believed from the start, in the names of oracles of their own.
+
+    They are about the samples that they name, if they do, and else about those of their numbers.
 
     Where the answers of an earlier run are used again, they were given by a "labels" or a
     "program" too, but how far to believe them is not how far to believe who answers now.
@@ -546,14 +577,13 @@ def build_prior(config: Config, samples: int) -> list[Answer]:
     """
     if not config.oracle.prior:
         return []
-    prior = oracles.read_answers(config.oracle.prior)
-    strange = [
-        i for answer in prior for pair in answer.judgements for i in pair[:2] if i >= samples
-    ]
-    if strange:
+    prior = oracles.read_answers(config.oracle.prior, pool.ids.tolist())
+    ids = [i for answer in prior for pair in answer.judgements for i in pair[:2]]
+    if not ids or max(ids) >= len(pool):
+        what = f"speaks of sample {max(ids)}" if ids else "says nothing about its samples"
         raise UserError(
-            f"config.oracle.prior={config.oracle.prior} speaks of sample {strange[0]}, and "
-            f"{config.data.name} has {samples}, from 0; give answers about this data set"
+            f"config.oracle.prior={config.oracle.prior} {what}, and {config.data.name} has "
+            f"{len(pool)}, from 0; give answers about this data set"
         )
     return [dataclasses.replace(answer, oracle=f"prior:{answer.oracle}") for answer in prior]
 
@@ -575,7 +605,7 @@ def build_sampler(
         seed=config.seed,
         strategy=pick(STRATEGIES, strategy, "config.asking.strategy"),
         journal=journal,
-        error_rate=None if a.error_rate < 0 else a.error_rate,
+        error_rate=_error_rate(config),
         prior=prior,
         error_rates={answer.oracle: None if error < 0 else error for answer in prior},
         known=known,
@@ -583,6 +613,14 @@ def build_sampler(
         related=config.graph.related,
         refit=a.refit,
     )
+
+
+def _error_rate(config: Config) -> float | None:
+    """How often answers are wrong, None: to be estimated. True labels alone are taken for right."""
+    rate = config.asking.error_rate
+    if rate is None:
+        return 0.0 if config.oracle.name == "labels" else None
+    return None if rate < 0 else rate
 
 
 def _steps(config: Config) -> tuple[int, int]:

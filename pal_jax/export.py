@@ -78,9 +78,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
 
 
-def write_answers(path: Path, answers: Iterable[Answer]) -> None:
-    """answers.jsonl: one answer a line, in the order they were given; the file oracle reads it."""
-    write_text(path, "".join(json.dumps(answer_to_dict(answer)) + "\n" for answer in answers))
+def write_answers(path: Path, answers: Iterable[Answer], ids: Sequence[str] | np.ndarray) -> None:
+    """answers.jsonl: one answer a line, in the order they were given.
+
+    Each with the "names" of its samples, anchor first: in a folder to which pictures were added
+    they are others by number, but not by name. `oracles.read_answers` goes by the names.
+
+    Args:
+        ids: [n] sample ids.
+    """
+
+    def line(answer: Answer) -> str:
+        rows = (answer.question.anchor, *answer.question.candidates)
+        names = [str(ids[row]) for row in rows]
+        return json.dumps(answer_to_dict(answer) | {"names": names}) + "\n"
+
+    write_text(path, "".join(map(line, answers)))
 
 
 def write_partition(

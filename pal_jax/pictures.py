@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+# Pictures of other kinds, which are told; what else lies in a folder is not.
+_OTHERS = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".svg", ".tif", ".tiff")
 # Named, so that a PostScript file called cat.jpg is refused and not run through an interpreter.
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 # A photograph has up to some 40 million pixels; a header that promises more is taken for a bomb.
@@ -28,17 +30,24 @@ def find(folder: Path) -> tuple[list[str], list[str]]:
     """
     root = folder.resolve()
     paths, skipped = [], []
-    for parent, folders, files in os.walk(folder):
+
+    def cannot(error: OSError) -> None:
+        place = Path(error.filename).relative_to(folder).as_posix()
+        skipped.append(f"{place}: {error.strerror}")
+
+    for parent, folders, files in os.walk(folder, onerror=cannot):
         here = Path(parent).relative_to(folder)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in folders:
             if (folder / here / name).is_symlink():
                 skipped.append(f"{(here / name).as_posix()}: a link to a folder")
         for name in files:
-            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+            if name.startswith(".") or not name.lower().endswith(SUFFIXES + _OTHERS):
                 continue
             path = (here / name).as_posix()
             reason = _unusable(folder / here / name, root)
+            if not name.lower().endswith(SUFFIXES):
+                reason = f"not {', '.join(suffix[1:] for suffix in SUFFIXES)}"
             if reason:
                 skipped.append(f"{path.encode(errors='replace').decode()}: {reason}")
             else:

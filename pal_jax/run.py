@@ -19,7 +19,6 @@ from pal_jax.active.journal import Journal
 from pal_jax.active.questions import (
     Answer,
     Oracle,
-    Question,
     answer_from_dict,
     answer_to_dict,
 )
@@ -49,8 +48,10 @@ class Run:
     workdir: its folder, local or gs://. local: where journal and TensorBoard lie. identity: what
     config.json says, nested and JSON-able. facts: versions, devices, commit, for the report.
     journal: where all answers are; closed at the end; None in all processes but 0. pool: the
-    samples that are learned from. held_out: samples that only evaluation sees, or None.
-    make_oracle: (answers already given) -> who answers the sampler, or None when nothing is asked.
+    samples that are learned from. notes: what the screen should say of them. held_out: samples that
+    only evaluation sees, or None.
+    make_oracle: (answers already given, stop) -> who answers the sampler, or None when nothing is
+    asked; one that takes its time ends with Interrupted once `stop` says so.
     key: copied to all devices of the mesh. feed, embed, embed_held_out: see train.make_feed,
     train.make_embed, and ondisk.py for data that stays on disk. audit: judgements of the final
     audit. neighbours: k of kNN. looked_at: samples of the pool that kNN, probes and rank take, 0
@@ -65,7 +66,8 @@ class Run:
     pool: Dataset
     held_out: Dataset | None
     sampler: Sampler
-    make_oracle: Callable[[Sequence[Answer]], Oracle] | None
+    notes: tuple[str, ...]
+    make_oracle: Callable[[Sequence[Answer], Callable[[], bool]], Oracle] | None
     baseline: Baseline | None
     mesh: Mesh
     state: train.TrainState
@@ -132,18 +134,10 @@ def _go_on(run: Run, progress: dict[str, Any] | None) -> None:
 
 
 def _oracle(run: Run, stop: Callable[[], bool]) -> Oracle | None:
-    """Who answers, told what has been answered; ends after an answer once a stop is asked for."""
+    """Who answers, told what has been answered."""
     if run.make_oracle is None or run.journal is None:
         return None
-    oracle = run.make_oracle(run.journal.answers())
-
-    def answer(questions: Sequence[Question], /) -> Iterator[Answer]:
-        for answer in oracle(questions):
-            yield answer  # and it is told, and on disk, when this goes on
-            if stop():
-                raise Interrupted
-
-    return answer
+    return run.make_oracle(run.journal.answers(), stop)
 
 
 @contextlib.contextmanager
@@ -152,7 +146,7 @@ def _answers_taken_home(run: Run) -> Iterator[None]:
 
     def write() -> None:
         if run.journal is not None:
-            export.write_answers(run.workdir / "answers.jsonl", run.journal.answers())
+            export.write_answers(run.workdir / "answers.jsonl", run.journal.answers(), run.pool.ids)
 
     try:
         yield
@@ -180,7 +174,7 @@ def _fit(
     """train.fit with its hooks tied to the screen, the record and the checkpoints."""
     total, done = run.plan.total, int(jax.device_get(state.step))
     with _bar(total, done) as bar:
-        _say(f"{run.facts['batch']} of {run.facts['devices']}", TABLE_HEADER)
+        _say(*run.notes, f"{run.facts['batch']} of {run.facts['devices']}", TABLE_HEADER)
         _say(*map(table_row, record.rounds()))
 
         def ask(h: np.ndarray) -> None:
@@ -323,6 +317,8 @@ def _write_results(
             if audit is not None:
                 summary["estimated_accuracy"] = audit.estimated_accuracy
                 summary["estimated_accuracy_low"] = audit.estimated_accuracy_low
+                if audit.unsure:
+                    summary["audits_unsure"] = audit.unsure
         advance()
         partition = run.sampler.partition(h)
         groups = int(partition.groups.max()) + 1

@@ -406,7 +406,7 @@ def _finite_metrics(step: int, metrics: dict[str, Array]) -> dict[str, float]:
         raise UserError(
             f"training diverged at step {step} (loss {values['loss']}, gradient norm "
             f"{values['grad_norm']}); lower train.learning_rate or raise train.warmup_steps, in a "
-            "new workdir: its oracle.name=file can reuse the answers.jsonl of this one"
+            "new workdir: oracle.prior lets it begin with the answers.jsonl of this one"
         )
     return values
 

@@ -24,6 +24,7 @@ NAMES = {
     "effective_rank": "Effective rank",
     "estimated_accuracy": "Estimated accuracy",
     "estimated_accuracy_low": "Estimated accuracy, lower bound",
+    "audits_unsure": "Audit answers that were not sure",
     "expected_gain": "Expected gain of 50 more answers",
     "contradictions": "Judgements not followed",
     "loss": "Loss",

@@ -114,11 +114,19 @@ def disagreement(leader: Mapping[str, Any], identity: Mapping[str, Any]) -> str 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """(option, its value there, here) of the first that differs and may not; None without one."""
-    for key in sorted(there.keys() | here.keys()):
+    for key in sorted(there.keys() | here.keys(), key=lambda key: (key == "data.fingerprint", key)):
         option = key.removeprefix("config.")
-        if there.get(key) != here.get(key) and not option.startswith(_FREE_KEYS):
+        one, other = there.get(key), here.get(key)
+        if option == "data.name":  # the same files by another path are the same data
+            one, other = _kind_of_data(one), _kind_of_data(other)
+        if one != other and not option.startswith(_FREE_KEYS):
             return option, there.get(key), here.get(key)
     return None
+
+
+def _kind_of_data(name: Any) -> Any:
+    kind, _, _ = str(name).partition(":")
+    return kind if kind in ("folder", "arrays") else name
 
 
 def _check_owner(option: str, path: Path, identity: Mapping[str, Any]) -> None:
@@ -139,7 +147,12 @@ def _check_owner(option: str, path: Path, identity: Mapping[str, Any]) -> None:
     other = _difference(there, flatten(identity))
     if other is not None:
         key, value, here = other
+        told = f"{key} is {value!r} there and {here!r} here"
+        if key in ("data.samples", "data.fingerprint"):
+            told = "its data were others" + (
+                f", {value} samples and not {here}" if key == "data.samples" else ""
+            )
         raise UserError(
-            f"{option}={path} belongs to another run: {key} is {value!r} there and {here!r} "
-            f"here; choose another {option}, or remove that folder"
+            f"{option}={path} belongs to another run: {told}; choose another {option}. "
+            "oracle.prior lets a new run begin with the answers.jsonl of an old one"
         )

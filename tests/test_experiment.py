@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
-from pal_jax import experiment, run, workdir
+from pal_jax import data, experiment, run, workdir
+from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -176,12 +178,13 @@ def test_prior_answers_are_not_taken_for_those_of_whoever_answers_now(tmp_path):
     )
     config = get_config("pal_active")
     config.oracle.prior = str(path)
-    (answer,) = experiment.build_prior(config, 9)
+    nine = data.Dataset("nine", np.zeros((9, 2), np.float32), np.arange(9).astype(str))
+    (answer,) = experiment.build_prior(config, nine)
     assert answer.oracle == "prior:labels"
     sampler = experiment.build_sampler(
         config, 9, None, [answer], strategy="most_informative", journal=None
     )
-    assert sampler.trust.of("labels") == config.asking.error_rate
+    assert sampler.trust.of("labels") == 0.0
     assert sampler.trust.of(answer.oracle) is None
 
 
@@ -216,6 +219,61 @@ def test_a_run_with_hardly_any_labels_ends_with_what_can_be_measured(tmp_path, k
     assert ("partition_accuracy" in summary) == (
         "evaluate.limit" in changes or "data.holdout" in changes
     )
+
+
+def test_a_run_goes_on_by_another_path_to_the_same_data_and_says_what_is_other(tmp_path):
+    x = np.arange(60, dtype=np.float32).reshape(20, 3)
+    for name, rows in (("one", x), ("two", x), ("more", np.vstack([x, x])), ("other", x + 1)):
+        np.savez(tmp_path / f"{name}.npz", x=rows)
+    config = get_config("ssl")
+    config.model.encoder, config.train.batch_size, config.data.holdout = "mlp", 8, 0.0
+
+    def build(name):
+        config.data.name = f"arrays:{tmp_path}/{name}.npz"
+        experiment.build(config, str(tmp_path / "run")).journal.close()  # pyright: ignore[reportOptionalMemberAccess]
+
+    build("one")
+    build("two")
+    with pytest.raises(UserError, match=r"its data were others, 20 samples and not 40; .*prior"):
+        build("more")
+    with pytest.raises(UserError, match=r"its data were others; choose another --workdir"):
+        build("other")
+
+
+def test_what_may_be_unexpected_of_the_data_is_told(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for k in range(4):
+            Image.new("RGB", (9, 9), (60 * k, 9, 9)).save(tmp_path / folder / f"{k}.png")
+    (tmp_path / "a" / "old.tif").write_bytes(b"")
+    (tmp_path / "a" / "notes.txt").write_text("")
+    config = get_config("ssl")
+    config.data.name = f"folder:{tmp_path}"
+    config.data.holdout = 0.0
+    pool, _ = experiment.build_data(config)
+    assert pool.class_names == ("a", "b")
+    skipped, classes = experiment.notes(config, pool, [])
+    assert "1 files are left out, such as a/old.tif: not bmp" in skipped
+    assert "2 subfolders (a, b) are taken for classes" in classes
+    config.data.labels = False
+    pool, _ = experiment.build_data(config)
+    assert pool.labels is None
+    answers = [Answer(Question(0, (1,)), (Relation.ALIKE,), "me")] * 3_000
+    _, prior = experiment.notes(config, pool, answers)
+    assert "of 3,000 prior answers 1,000 are believed" in prior
+
+
+@pytest.mark.parametrize(
+    ("oracle", "given", "rate"),
+    [("labels", None, 0.0), ("program", None, None), ("noisy", None, None), ("file", 0.1, 0.1),
+     ("labels", -1.0, None), ("program", 0.0, 0.0)],
+)  # fmt: skip
+def test_true_labels_alone_are_taken_for_right(oracle, given, rate):
+    config = get_config("pal_active")
+    config.oracle.name, config.asking.error_rate = oracle, given
+    experiment.check(config)
+    sampler = experiment.build_sampler(config, 9, None, [], strategy="random", journal=None)
+    assert sampler.trust.error_rate == rate
 
 
 @pytest.mark.parametrize("devices", [3, 8])

@@ -58,7 +58,7 @@ def test_answers_read_back_in_their_order(tmp_path):
         Answer(Question(5, (1, 2)), (Relation.ALIKE, Relation.UNKNOWN), "ann\n\u2028{"),
         Answer(Question(0, (1,)), (Relation.NOT_ALIKE,), "labels"),
     ]
-    export.write_answers(path, answers)
+    export.write_answers(path, answers, [f"{row}.png" for row in range(99)])
     lines = path.read_text().splitlines()
     assert [answer_from_dict(json.loads(line)) for line in lines] == answers
     assert json.loads(lines[1])["relations"] == ["not alike"]

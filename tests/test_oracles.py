@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 import json
 import os
@@ -7,9 +8,11 @@ import time
 import numpy as np
 import pytest
 
+from pal_jax import export
 from pal_jax.active import oracles
+from pal_jax.active.oracles import LabelOracle
 from pal_jax.active.questions import Question, Relation, answer_to_dict
-from pal_jax.errors import UserError
+from pal_jax.errors import Interrupted, UserError
 
 LABELS = np.array([0, 0, 1, 1, 2, -1])
 QUESTIONS = [Question(0, (1, 2)), Question(2, (3,)), Question(4, (5, 0, 1))]
@@ -101,6 +104,50 @@ def test_a_partition_as_answers_is_random_pairs_half_of_them_alike(labels):
     }
     assert found == expected
     assert len(told) == len(found)
+
+
+def test_answers_are_about_the_samples_that_they_name(tmp_path):
+    """Pictures were added, and one was taken away."""
+    before, after = ["a", "b", "c", "d"], ["0", "a", "c", "d"]
+    told = LabelOracle(np.array([0, 0, 1, 1]))(
+        [Question(0, (1, 2)), Question(2, (3,)), Question(1, (3,)), Question(3, (1,))]
+    )
+    path = tmp_path / "answers.jsonl"
+    export.write_answers(path, told, before)
+    assert oracles.read_answers(path) == oracles.read_answers(path, before) == told
+    found = oracles.read_answers(path, after)
+    assert [(a.question.anchor, a.question.candidates, a.relations) for a in found] == [
+        (1, (2,), (Relation.NOT_ALIKE,)),
+        (2, (3,), (Relation.ALIKE,)),
+    ]
+    (answer,) = oracles.FileOracle(path, names=after)([Question(3, (2, 1))])
+    assert answer.relations == (Relation.ALIKE, Relation.UNKNOWN)
+    path.write_text(
+        '{"anchor": 0, "candidates": [1], "relations": ["alike"], "oracle": "me", "names": ["a"]}'
+    )
+    with pytest.raises(UserError, match=r"line 1 .* names"):
+        oracles.read_answers(path, after)
+
+
+def test_a_program_that_is_stopped_keeps_what_it_has_written(tmp_path):
+    """It answers six of ten at once, then thinks for a minute."""
+    code = (
+        "import sys, time; lines = sys.stdin.read().splitlines();"
+        "print('\\n'.join(['{\"relations\": [\"alike\"]}'] * 6), flush=True); time.sleep(60)"
+    )
+    (tmp_path / "slow.py").write_text(code)
+    told, begin = [], time.monotonic()
+    ten = [Question(0, (k,)) for k in range(1, 11)]
+    program = oracles.ProgramOracle(f"{sys.executable} {tmp_path}/slow.py", stop=lambda: True)
+    with pytest.raises(Interrupted):
+        collections.deque(map(told.append, program(ten)), maxlen=0)
+    assert time.monotonic() - begin < 30
+    assert len(told) in (0, 6)  # 0: it had not begun to write
+    told.clear()
+    program.stop = lambda: len(told) > 0
+    with pytest.raises(Interrupted):
+        collections.deque(map(told.append, program(ten)), maxlen=0)
+    assert len(told) == 6
 
 
 def test_a_label_of_minus_one_is_not_sure_and_a_missing_one_an_error():

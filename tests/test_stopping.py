@@ -81,8 +81,14 @@ def test_a_class_split_over_two_groups_is_not_seen():
     assert result.estimated_accuracy == 1.0  # as documented
 
 
-def test_not_sure_lowers_and_an_error_rate_is_taken_out():
+def test_not_sure_lowers_the_bound_alone_and_an_error_rate_is_taken_out():
     relations = [Relation.ALIKE] * 9 + [Relation.UNKNOWN]
+    unsure = stopping.audit_result(relations, 100, 100, 0.0)
+    assert (unsure.estimated_accuracy, unsure.judgements, unsure.unsure) == (1.0, 10, 1)
+    assert unsure.estimated_accuracy_low == stopping.lower_bound(9, 10)
+    nothing = stopping.audit_result([Relation.UNKNOWN] * 9, 60, 100, 0.0)
+    assert (nothing.estimated_accuracy, nothing.estimated_accuracy_low) == (0.7, 0.4)
+    relations = [Relation.ALIKE] * 9 + [Relation.NOT_ALIKE]
     assert stopping.audit_result(relations, 100, 100, 0.0).estimated_accuracy == 0.9
     assert stopping.audit_result(relations, 100, 100, 0.1).estimated_accuracy == 1.0
     assert stopping.audit_result([], 0, 5, 0.0).estimated_accuracy_low == 1.0

@@ -10,7 +10,8 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,11 @@ from pal_jax.active.questions import (
     ordered,
     question_to_dict,
 )
-from pal_jax.errors import UserError
+from pal_jax.errors import Interrupted, UserError
 
 _LONGEST_LINE = 1 << 20  # characters; a program that never ends its line fills no memory
+_LOOK_UP = 0.2  # seconds that a program is waited for between two looks at `stop`
+_KEPT = "the answers before it are kept, and the same command goes on from them"
 _LAST_WORDS = 5.0  # seconds a program has to end by itself after its last answer
 
 
@@ -121,15 +124,23 @@ class FileOracle:
     A judgement counts in both directions, and as often as it stands in the file: the majority
     of what is written about a pair wins. "Not sure" for pairs that the file does not decide.
 
+    Args:
+        names: [n] ids of the samples; see `read_answers`.
+
     Raises:
         UserError: the file is not there, or line L of it is not an answer.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str = "file"):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        name: str = "file",
+        names: Sequence[str] | None = None,
+    ):
         self.name = name
         self._votes: collections.Counter[Pair] = collections.Counter()
         value = {Relation.ALIKE: 1, Relation.NOT_ALIKE: -1, Relation.UNKNOWN: 0}
-        for answer in read_answers(path):
+        for answer in read_answers(path, names):
             for i, j, relation in answer.judgements:
                 self._votes[ordered(i, j)] += value[relation]
 
@@ -194,11 +205,13 @@ class ProgramOracle:
     Args:
         command: the program and its arguments, as one would type them.
         timeout: finite seconds that it may take for each answer; then it is killed.
+        stop: () -> whether to stop now: what the program has written counts, then it is killed.
         names: [n] what the program knows the samples by, such as the files of a folder; a
             question then names its anchor and its candidates, in this order. None: no "names".
 
     Raises:
         UserError: the command cannot be read, or the timeout is out of range.
+        Interrupted: `stop` said so, while answers are read.
         OracleError: it cannot be started, is too slow, ends early or writes something else; all
             while its answers are read.
     """
@@ -209,6 +222,7 @@ class ProgramOracle:
         timeout: float = 60.0,
         names: Sequence[str] | None = None,
         name: str = "program",
+        stop: Callable[[], bool] = lambda: False,
     ):
         try:
             self.command = shlex.split(command)
@@ -224,6 +238,7 @@ class ProgramOracle:
         self.timeout = timeout
         self.names = names
         self.name = name
+        self.stop = stop
 
     def __call__(self, questions: Sequence[Question], /) -> Generator[Answer, None, None]:
         if not questions:
@@ -282,20 +297,33 @@ class ProgramOracle:
         for position, question in enumerate(questions, 1):
             number = f"answer {position} of {len(questions)}"
             try:
-                line = lines.get(timeout=self.timeout)
+                line = self._line(lines)
             except queue.Empty:
                 raise OracleError(
-                    f"{self.command[0]!r} took more than {self.timeout:g} s for {number}"
+                    f"{self.command[0]!r} took more than {self.timeout:g} s for {number}; {_KEPT}, "
+                    "with a longer oracle.timeout if it needs one"
                 ) from None
             if line is None:
                 code = self._exit_code(process)
                 how = "closed its output" if code is None else f"ended with exit code {code}"
-                raise OracleError(f"{self.command[0]!r} {how} before {number}")
+                raise OracleError(f"{self.command[0]!r} {how} before {number}; {_KEPT}")
             try:
                 answer = self._parse(question, line)
             except UserError as error:
-                raise OracleError(f"{self.command[0]!r}, {number}: {error}") from error
+                raise OracleError(f"{self.command[0]!r}, {number}: {error}; {_KEPT}") from error
             yield answer
+
+    def _line(self, lines: "queue.SimpleQueue[str | None]") -> str | None:
+        """The next one, None at the end; queue.Empty where there is none in time."""
+        end = time.monotonic() + self.timeout
+        while True:
+            left = end - time.monotonic()
+            with contextlib.suppress(queue.Empty):
+                return lines.get(timeout=max(min(left, _LOOK_UP), 0.0))
+            if self.stop():
+                raise Interrupted
+            if left <= _LOOK_UP:
+                raise queue.Empty
 
     def _parse(self, question: Question, line: str) -> Answer:
         try:
@@ -310,12 +338,18 @@ class ProgramOracle:
         return answer
 
 
-def read_answers(path: str | os.PathLike[str]) -> list[Answer]:
+def read_answers(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> list[Answer]:
     """The answers in a JSON-lines file such as answers.jsonl; empty lines are skipped.
+
+    Args:
+        names: [n] ids of the samples. Answers with "names" are then about the samples of these
+            names, whatever their numbers in the file, and what is about others is left out.
+            None: numbers count.
 
     Raises:
         UserError: the file is not there, or says which line of it is not an answer.
     """
+    row_of = None if names is None else {name: row for row, name in enumerate(names)}
     try:
         text = pathlib.Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -324,10 +358,31 @@ def read_answers(path: str | os.PathLike[str]) -> list[Answer]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                answers.append(answer_from_dict(json.loads(line)))
+                entry = json.loads(line)
+                answer = answer_from_dict(entry)
+                if row_of is not None and "names" in entry:
+                    answer = _by_name(answer, entry["names"], row_of)
+                answers += [] if answer is None else [answer]
             except (UserError, ValueError, RecursionError) as error:  # also numbers without end
                 raise UserError(f"line {number} of {path} is not an answer: {error}") from error
     return answers
+
+
+def _by_name(answer: Answer, names: Any, row_of: Mapping[str, int]) -> Answer | None:
+    """The answer about the samples of these names, as far as they are there; None if it is not."""
+    asked = 1 + len(answer.question.candidates)
+    if not isinstance(names, list) or len(names) != asked or any(type(n) is not str for n in names):
+        raise UserError(f"names must be those of its {asked} samples, not {str(names)[:80]}")
+    rows = [row_of.get(name) for name in names]
+    there = [
+        (row, relation)
+        for row, relation in zip(rows[1:], answer.relations, strict=True)
+        if row is not None
+    ]
+    if rows[0] is None or not there:
+        return None
+    candidates, relations = zip(*there, strict=True)
+    return Answer(Question(rows[0], candidates), relations, answer.oracle)
 
 
 def _feed(process: subprocess.Popen[str], asked: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ from pal_jax.errors import UserError
 _BATCH, _PROPOSAL = 0, 1  # streams of random numbers that never meet
 _EXACT = 20_000  # samples up to which the engine looks at all of them
 _SURE = 0.9  # probability from which on a sample's group is taught where answers may be wrong
-_MOST_PRIOR = 1_000  # answers believed from the start
+MOST_PRIOR = 1_000  # answers believed from the start
 _NOT_IN_ORDER = "the oracle did not answer each question once, in their order"
 
 
@@ -111,7 +111,7 @@ class Sampler:
         self.related = related
         self.refit = refit
         self._known = known
-        self._prior = _evenly(prior, _MOST_PRIOR)
+        self._prior = _evenly(prior, MOST_PRIOR)
         self._check(self._prior)
         self._journal = journal
         self._exact = exact
@@ -259,8 +259,9 @@ class Sampler:
         view = self._look_at(embeddings)
         posterior = infer(view.geometry, view.relations, self.trust)
         groups, sureness = view.believed(posterior)
-        asked = np.array([sureness for sureness, _ in self._audited])
-        alike = np.array([relation is Relation.ALIKE for _, relation in self._audited])
+        decided = [(s, r) for s, r in self._audited if r is not Relation.UNKNOWN]
+        asked = np.array([sureness for sureness, _ in decided])
+        alike = np.array([relation is Relation.ALIKE for _, relation in decided])
         probability = stopping.calibrate(sureness, asked, alike, posterior.error)
         return Partition(number_by_size(groups), probability)
 
@@ -516,8 +517,8 @@ class Sampler:
         if cost > self.left:
             raise UserError(
                 f"{cost} judgements were told and {self.left} of the budget of {self.budget} are "
-                "left; start a new workdir with a larger asking.budget; oracle.name=file can "
-                "reuse answers.jsonl"
+                "left; start a new workdir with a larger asking.budget, which oracle.prior lets "
+                "begin with the answers.jsonl of this one"
             )
         if answers and self._journal is not None:
             self._journal.append(answers)

@@ -24,11 +24,14 @@ class Audit:
         estimated_accuracy: in [0, 1].
         estimated_accuracy_low: at least this, with the confidence asked for.
         judgements: audit answers behind the two.
+        unsure: how many of these were "not sure". The estimate passes over them; the bound takes
+            each for a sample in a wrong group.
     """
 
     estimated_accuracy: float
     estimated_accuracy_low: float
     judgements: int
+    unsure: int = 0
 
 
 def audit_questions(
@@ -65,8 +68,8 @@ def audit_result(
 ) -> Audit:
     """The samples known already count as right; the bound is for the `unknown` others.
 
-    "Not sure" counts as not alike, which can only lower the bound. With judgements that are
-    wrong at `error_rate` e, a share p of right samples shows as p (1 - e) + (1 - p) e.
+    With judgements that are wrong at `error_rate` e, a share p of right samples shows as
+    p (1 - e) + (1 - p) e. Where all are "not sure" half of the unknown are taken for right.
 
     Args:
         relations: what the audit's questions were answered.
@@ -75,10 +78,12 @@ def audit_result(
         pieces: share of all samples in groups that may be pieces of others: expected, at most.
     """
     trials = len(relations)
+    unsure = sum(relation is Relation.UNKNOWN for relation in relations)
+    decided = trials - unsure
     hits = sum(relation is Relation.ALIKE for relation in relations)
     known = error_rate_low in (None, error_rate)
     low = lower_bound(hits, trials, confidence if known else (1.0 + confidence) / 2.0)
-    share = hits / trials if trials else 1.0 if unknown == 0 else 0.0
+    share = hits / decided if decided else 0.5 if trials else 1.0 if unknown == 0 else 0.0
 
     def whole(observed: float, error: float, piece: float) -> float:
         right = (observed - error) / (1.0 - 2.0 * error)
@@ -86,7 +91,7 @@ def audit_result(
 
     rates = [error_rate] if known else [error_rate, error_rate_low]
     least = min(whole(low, rate, pieces[1]) for rate in rates)
-    return Audit(whole(share, error_rate, pieces[0]), least, trials)
+    return Audit(whole(share, error_rate, pieces[0]), least, trials, unsure)
 
 
 def confidence_of_look(number: int, confidence: float = 0.95) -> float:
