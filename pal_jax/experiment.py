@@ -256,7 +256,8 @@ def check(config: Config) -> None:
         if (key.startswith("asking.") and not asks) or values[key] is None:
             continue
         if not (math.isfinite(values[key]) and least <= values[key] <= most):
-            bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
+            bounds = "" if math.isfinite(values[key]) else "finite, "
+            bounds += f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
             raise UserError(f"config.{key}={values[key]} cannot work; it must be {bounds}")
     for table, key in (
         (LOSSES, "loss.name"),

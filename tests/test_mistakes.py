@@ -120,7 +120,7 @@ CASES = {
     "a config of one's own": (["--config={tmp}/own.py"], ["lacks", "configs.default"]),
     "two sizes of a projector": ([PAL, "--config.model.projector=(256,2)"], ["(256, 2)", "three"]),
     "a word in a projector": ([PAL, "--config.model.projector=('a',2,3)"], ["'a'", "three"]),
-    "endless shift": ([PAL, "--config.views.shift=inf"], ["views.shift=inf"]),
+    "endless shift": ([PAL, "--config.views.shift=inf"], ["views.shift=inf", "finite"]),
     "endless labels": ([SSL, "--config.graph.labelled=inf"], ["graph.labelled=inf"]),
     "a trace of labels": (
         [SSL, "--config.graph.labelled=1e-5"],

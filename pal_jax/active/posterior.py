@@ -496,6 +496,8 @@ def _spread(belief: _Belief, nodes: np.ndarray, unit: np.ndarray) -> np.ndarray:
 def _of_clusters(column: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     """[n, K] sums over the columns of each cluster: most have one, and a product takes longer."""
     _, first = np.unique(cluster, return_index=True)
+    if np.array_equal(first, np.arange(len(cluster))):
+        return column[:, :-1]
     out = column[:, first]
     for c in np.setdiff1d(np.arange(len(cluster)), first):
         out[:, cluster[c]] += column[:, c]

@@ -292,7 +292,8 @@ def _best(
     while True:
         best, value = None, 0.0
         bounds = gains.bounds(knowledge.candidates)
-        for column in range(len(gains.pairs)):
+        least = gains.bounds(1).max()  # what a single candidate brings somewhere
+        for column in np.flatnonzero(bounds * (1.0 + 1e-6) >= least).tolist():
             # Of two groups either could be the anchor: the first, whatever the last digits say.
             if bounds[column] <= value * (1.0 + 1e-6):
                 continue
@@ -401,10 +402,11 @@ def _pair_gains(knowledge: Knowledge, posterior: Posterior) -> np.ndarray:
     gains[chance < _HOPELESS] = 0.0
     labelled = knowledge.relations.known()[posterior.opener] >= 0
     gains[labelled[:, None] & labelled] = 0.0
-    home = posterior.column[:, :-1].argmax(axis=1)
-    for i, j in knowledge.relations.unsure():
-        gains[home[i], home[j]] *= 0.5
-        gains[home[j], home[i]] = gains[home[i], home[j]]
+    unsure = np.array(knowledge.relations.unsure(), np.int64).reshape(-1, 2)
+    home = posterior.column[unsure, :-1].argmax(axis=2)
+    for a, b in home.tolist():
+        gains[a, b] *= 0.5
+        gains[b, a] = gains[a, b]
     np.fill_diagonal(gains, 0.0)
     return gains
 
