@@ -101,6 +101,8 @@ def test_a_bound_takes_off_of_an_estimated_error_only_what_is_sure():
     assert result.estimated_accuracy == 1.0
     seen = stats.beta.ppf(0.025, 36, 5)  # half of the risk; the other half is the rate's
     assert result.estimated_accuracy_low == pytest.approx((seen - 0.04) / 0.92, abs=1e-9)
+    agreed = stopping.audit_result(relations[:36], 100, 100, 0.3, 0.1)  # no room for an error
+    assert agreed.estimated_accuracy_low == pytest.approx(stats.beta.ppf(0.025, 36, 1), abs=1e-9)
     known = stopping.audit_result(relations, 100, 100, 0.1)
     assert known == stopping.audit_result(relations, 100, 100, 0.1, 0.1)
     assert known.estimated_accuracy_low > result.estimated_accuracy_low

@@ -89,9 +89,11 @@ def audit_result(
         right = (observed - error) / (1.0 - 2.0 * error)
         return max((n - unknown + unknown * min(max(right, 0.0), 1.0)) / n - piece, 0.0)
 
-    rates = [error_rate] if known else [error_rate, error_rate_low]
+    rates = [error_rate]
+    if not known and error_rate_low is not None:  # more errors than there were "no" are not here
+        rates = [min(rate, 1.0 - share) for rate in (error_rate, error_rate_low)]
     least = min(whole(low, rate, pieces[1]) for rate in rates)
-    return Audit(whole(share, error_rate, pieces[0]), least, trials, unsure)
+    return Audit(whole(share, rates[0], pieces[0]), least, trials, unsure)
 
 
 def confidence_of_look(number: int, confidence: float = 0.95) -> float:
