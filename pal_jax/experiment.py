@@ -231,15 +231,17 @@ def notes(config: Config, pool: data.Dataset, prior: Sequence[Answer]) -> tuple[
 
 
 def open_workdir(path: Path, local: Path, identity: dict[str, Any]) -> Journal:
-    """Makes both folders, says in config.json of each whose it is, and opens the journal.
+    """Makes both folders, says in each whose it is, and opens the journal.
 
     Raises:
         UserError: another run has the journal open.
     """
-    for folder in (path, local):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / workdir.IDENTITY_FILE).exists():
-            export.write_json(folder / workdir.IDENTITY_FILE, identity)
+    path.mkdir(parents=True, exist_ok=True)
+    local.mkdir(parents=True, exist_ok=True)
+    if not (path / workdir.IDENTITY_FILE).exists():
+        export.write_json(path / workdir.IDENTITY_FILE, identity)
+    if local != path and not (local / workdir.JOURNAL_FILE).exists():
+        export.write_json(local / workdir.JOURNAL_OWNER, identity)
     return Journal(local / workdir.JOURNAL_FILE)  # refuses a second run on the same workdir
 
 
@@ -526,6 +528,11 @@ def _file_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
     if not config.oracle.file:
         raise UserError("config.oracle.name=file needs config.oracle.file=ANSWERS.jsonl")
     oracle = oracles.FileOracle(Path(config.oracle.file), names=pool.ids.tolist())
+    if not oracle.pairs:
+        raise UserError(
+            f"config.oracle.file={config.oracle.file} answers nothing about the samples of "
+            f"{config.data.name}; give answers about this data set"
+        )
     return lambda history, stop: oracle
 
 

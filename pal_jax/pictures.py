@@ -31,27 +31,28 @@ def find(folder: Path) -> tuple[list[str], list[str]]:
     root = folder.resolve()
     paths, skipped = [], []
 
+    def skip(path: Path, reason: str) -> None:  # what is not UTF-8 could not be shown
+        skipped.append(f"{path.as_posix().encode(errors='replace').decode()}: {reason}")
+
     def cannot(error: OSError) -> None:
-        place = Path(error.filename).relative_to(folder).as_posix()
-        skipped.append(f"{place}: {error.strerror}")
+        skip(Path(error.filename).relative_to(folder), error.strerror or "cannot be read")
 
     for parent, folders, files in os.walk(folder, onerror=cannot):
         here = Path(parent).relative_to(folder)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in folders:
             if (folder / here / name).is_symlink():
-                skipped.append(f"{(here / name).as_posix()}: a link to a folder")
+                skip(here / name, "a link to a folder")
         for name in files:
             if name.startswith(".") or not name.lower().endswith(SUFFIXES + _OTHERS):
                 continue
-            path = (here / name).as_posix()
             reason = _unusable(folder / here / name, root)
             if not name.lower().endswith(SUFFIXES):
                 reason = f"not {', '.join(suffix[1:] for suffix in SUFFIXES)}"
             if reason:
-                skipped.append(f"{path.encode(errors='replace').decode()}: {reason}")
+                skip(here / name, reason)
             else:
-                paths.append(path)
+                paths.append((here / name).as_posix())
     return sorted(paths), sorted(skipped)
 
 

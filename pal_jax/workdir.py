@@ -12,7 +12,8 @@ from etils import epath
 
 from pal_jax.errors import UserError
 
-IDENTITY_FILE, JOURNAL_FILE = "config.json", "journal.sqlite"
+IDENTITY_FILE = "config.json"
+JOURNAL_FILE, JOURNAL_OWNER = "journal.sqlite", "journal.json"  # the second: where it lies apart
 _UNFINISHED = f".{IDENTITY_FILE}.tmp"  # what a run leaves that is killed while it writes its first
 # What may differ when a run goes on: it changes where things lie and who is called, never a
 # result that is there already.
@@ -79,9 +80,9 @@ def check(path: Path, local: Path, identity: Mapping[str, Any], *, free: float) 
         if "://" not in str(folder):
             _check_local(folder, free)
     if path.exists() and any(p.name != _UNFINISHED for p in path.iterdir()):
-        _check_owner("--workdir", path, identity)
+        _check_owner("--workdir", path / IDENTITY_FILE, identity)
     if local != path and (local / JOURNAL_FILE).exists():  # another run's answers are not for this
-        _check_owner("config.checkpoint.journal", local, identity)
+        _check_owner("config.checkpoint.journal", local / JOURNAL_OWNER, identity)
 
 
 def _check_local(path: Path, free: float) -> None:
@@ -129,13 +130,13 @@ def _kind_of_data(name: Any) -> Any:
     return kind if kind in ("folder", "arrays") else name
 
 
-def _check_owner(option: str, path: Path, identity: Mapping[str, Any]) -> None:
-    """Raises unless the files in `path`, which `option` names, are of the run `identity`."""
-    stamp = path / IDENTITY_FILE
+def _check_owner(option: str, stamp: Path, identity: Mapping[str, Any]) -> None:
+    """Raises unless `stamp`, in the folder that `option` names, is that of the run `identity`."""
+    path = stamp.parent
     if not stamp.is_file():
         first = min(p.name for p in path.iterdir())
         raise UserError(
-            f"{option}={path} holds files of something else ({first}) and no {IDENTITY_FILE}; "
+            f"{option}={path} holds files of something else ({first}) and no {stamp.name}; "
             "choose an empty folder"
         )
     try:

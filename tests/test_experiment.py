@@ -93,7 +93,7 @@ def test_the_first_round_has_its_share_of_the_steps(steps, rounds, first, expect
 @pytest.mark.slow
 def test_every_option_is_read(tmp_path):
     answers = tmp_path / "answers.jsonl"
-    answers.write_text("")
+    answers.write_text('{"anchor": 0, "candidates": [1], "relations": ["alike"], "oracle": "me"}\n')
     variants = [
         {},
         {"loss.name": "simclr", "oracle.name": "noisy"},

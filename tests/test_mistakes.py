@@ -45,8 +45,13 @@ def _files(tmp):
     identity = {"config": {"seed": 7}, "data": {"samples": 3, "fingerprint": "f"}}
     (tmp / "other" / "config.json").write_text(json.dumps(identity))
     (tmp / "other" / "journal.sqlite").write_bytes(b"")
+    (tmp / "other" / "journal.json").write_text(json.dumps(identity))
     (tmp / "orphan").mkdir()
     (tmp / "orphan" / "journal.sqlite").write_bytes(b"")
+    (tmp / "named.jsonl").write_text(
+        '{"anchor": 0, "candidates": [1], "relations": ["alike"], "oracle": "me", '
+        '"names": ["a.png", "b.png"]}\n'
+    )
     (tmp / "far.jsonl").write_text(
         '{"anchor": 0, "candidates": [1797], "relations": ["alike"], "oracle": "me"}\n'
     )
@@ -155,6 +160,10 @@ CASES = {
         [PAL, "--config.oracle.name=file", "--config.oracle.file={tmp}/no.jsonl"],
         ["{tmp}/no.jsonl"],
     ),
+    "answers about other data": (
+        [PAL, "--config.oracle.name=file", "--config.oracle.file={tmp}/named.jsonl"],
+        ["named.jsonl", "nothing about the samples of digits"],
+    ),
     "answers that are none": (
         [PAL, "--config.oracle.name=file", "--config.oracle.file={tmp}/answers.jsonl"],
         ["answers.jsonl", "1"],
@@ -179,7 +188,7 @@ CASES = {
     ),
     "journal of nobody": (
         [PAL, "--config.checkpoint.journal={tmp}/orphan"],
-        ["config.checkpoint.journal={tmp}/orphan", "config.json"],
+        ["config.checkpoint.journal={tmp}/orphan", "journal.json"],
     ),
     "workdir of another config": ([PAL, "--workdir={tmp}/other"], ["another run", "--workdir"]),
     "workdir with a torn config": ([PAL, "--workdir={tmp}/torn"], ["torn/config.json"]),

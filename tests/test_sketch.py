@@ -421,3 +421,20 @@ def test_a_batch_costs_its_own_size():
         assert tracemalloc.get_traced_memory()[1] < n  # not a byte a sample
     finally:
         tracemalloc.stop()
+
+
+def test_a_new_cluster_outside_of_the_sketch_is_none_that_its_proofs_opened():
+    """One cluster by looks; 0, 1 (in the sketch) and 2 (outside of it) are all proven apart."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(400, 4))
+    answers = []
+    sampler = Sampler(400, budget=99, exact=200)
+    sampler.propose(z, 1)
+    ids = sampler._look_at(z).ids(np.arange(100))
+    outside = int(np.setdiff1d(np.arange(400), ids)[0])
+    a, b = map(int, ids[:2])
+    for i, j in ((a, b), (outside, a), (outside, b)):
+        answers.append(Answer(Question(i, (j,)), (Relation.NOT_ALIKE,), "me"))
+    sampler.tell(answers)
+    groups = sampler.partition(z).groups
+    assert len({groups[a], groups[b], groups[outside]}) == 3

@@ -1,6 +1,7 @@
 """What an answer is worth: how likely it was if the two samples are alike, and if they are not."""
 
 import dataclasses
+import statistics
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,7 +14,6 @@ _WRONG, _RIGHT = 0.5, 19.5  # answers of each kind imagined before the first of 
 _NEVER_WRONG = 1.0  # log odds that such an oracle never is, before its first answer
 _STEPS = 20  # of the estimate of an oracle's rates
 _GUESSES = 0.42  # error expected of an oracle that is named to be estimated: a file of guesses
-_EXCESS = 1.92  # nepers below the best from which on a rate is too low: one side of 97.5 %
 _CODES = {relation: code for code, relation in enumerate(Relation)}
 _ALIKE, _APART, _UNSURE = (
     _CODES[r] for r in (Relation.ALIKE, Relation.NOT_ALIKE, Relation.UNKNOWN)
@@ -163,16 +163,21 @@ def error_of(table: np.ndarray, judgements: Judgements, trust: Trust) -> float:
 
 
 def least_error_of(
-    table: np.ndarray, judgements: Judgements, trust: Trust, alike: np.ndarray | None
+    table: np.ndarray,
+    judgements: Judgements,
+    trust: Trust,
+    alike: np.ndarray | None,
+    confidence: float,
 ) -> float:
-    """What `error_of` is at least, with 97.5 % confidence: the same where a rate is given.
+    """What `error_of` is at least: the same where a rate is given.
 
-    The part of an estimated rate that its answers do not need, by the likelihood ratio: wrong
-    answers become rarer, of both kinds alike, until those that were given are e^-1.92 times as
-    probable. 0 before any.
+    Without the part of an estimated rate that its answers do not need, by the likelihood ratio:
+    wrong answers become rarer, of both kinds alike, until those that were given are e^(-z^2 / 2)
+    times as probable, z the normal quantile of the confidence. 0 before any.
 
     Args:
         alike: [K] probability that the pair of each judgement is alike, judged without it.
+        confidence: one-sided.
     """
     if not len(judgements.oracle):
         return trust.error_rate or 0.0
@@ -189,7 +194,8 @@ def least_error_of(
         scaled[:, [_ALIKE, _APART]] += (1.0 - part) * wrong
         return float(np.log(np.maximum((chance * scaled[:, said]).sum(axis=0), SURE)).sum())
 
-    low, high, least = 0.0, 1.0, likelihood(1.0) - _EXCESS
+    excess = statistics.NormalDist().inv_cdf(confidence) ** 2 / 2.0
+    low, high, least = 0.0, 1.0, likelihood(1.0) - excess
     if likelihood(0.0) >= least:
         return 0.0
     for _ in range(_STEPS):

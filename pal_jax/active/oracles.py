@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import math
 import os
 import pathlib
 import queue
@@ -30,6 +31,7 @@ from pal_jax.active.questions import (
 from pal_jax.errors import Interrupted, UserError
 
 _LONGEST_LINE = 1 << 20  # characters; a program that never ends its line fills no memory
+_LAST_LINES = 1.0  # seconds in which what a program has written still counts after a stop
 _LOOK_UP = 0.2  # seconds that a program is waited for between two looks at `stop`
 _KEPT = "the answers before it are kept, and the same command goes on from them"
 _LAST_WORDS = 5.0  # seconds a program has to end by itself after its last answer
@@ -144,6 +146,11 @@ class FileOracle:
             for i, j, relation in answer.judgements:
                 self._votes[ordered(i, j)] += value[relation]
 
+    @property
+    def pairs(self) -> int:
+        """Of how many pairs something is written."""
+        return len(self._votes)
+
     def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
         return [
             Answer(question, tuple(self._relation(question.anchor, c) for c in question.candidates),
@@ -205,7 +212,8 @@ class ProgramOracle:
     Args:
         command: the program and its arguments, as one would type them.
         timeout: finite seconds that it may take for each answer; then it is killed.
-        stop: () -> whether to stop now: what the program has written counts, then it is killed.
+        stop: () -> whether to stop now: what the program has written by then counts, as far as it
+            comes within a second; then it is killed.
         names: [n] what the program knows the samples by, such as the files of a folder; a
             question then names its anchor and its candidates, in this order. None: no "names".
 
@@ -294,10 +302,13 @@ class ProgramOracle:
         lines: "queue.SimpleQueue[str | None]",
         questions: Sequence[Question],
     ) -> Iterator[Answer]:
+        last = math.inf  # when what it still writes does not count any more
         for position, question in enumerate(questions, 1):
             number = f"answer {position} of {len(questions)}"
+            if last == math.inf and self.stop():
+                last = time.monotonic() + _LAST_LINES
             try:
-                line = self._line(lines)
+                line = self._line(lines, last)
             except queue.Empty:
                 raise OracleError(
                     f"{self.command[0]!r} took more than {self.timeout:g} s for {number}; {_KEPT}, "
@@ -313,17 +324,21 @@ class ProgramOracle:
                 raise OracleError(f"{self.command[0]!r}, {number}: {error}; {_KEPT}") from error
             yield answer
 
-    def _line(self, lines: "queue.SimpleQueue[str | None]") -> str | None:
-        """The next one, None at the end; queue.Empty where there is none in time."""
+    def _line(self, lines: "queue.SimpleQueue[str | None]", last: float) -> str | None:
+        """The next one, None at the end; queue.Empty where there is none in time.
+
+        Args:
+            last: time from which on nothing is waited for.
+        """
         end = time.monotonic() + self.timeout
-        while True:
-            left = end - time.monotonic()
+        while (now := time.monotonic()) < last:
             with contextlib.suppress(queue.Empty):
-                return lines.get(timeout=max(min(left, _LOOK_UP), 0.0))
+                return lines.get(timeout=max(min(end - now, _LOOK_UP), 0.0))
             if self.stop():
                 raise Interrupted
-            if left <= _LOOK_UP:
+            if end - now <= _LOOK_UP:
                 raise queue.Empty
+        raise Interrupted
 
     def _parse(self, question: Question, line: str) -> Answer:
         try:

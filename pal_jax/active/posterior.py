@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Posterior:
         variance: [n] of the regression, in [0, 1]: 1 where no answer is heard.
         field: the regression at these nodes.
         error: share of wrong answers of the oracle heard last.
-        error_low: at least this; the same where the share is given, not estimated.
+        error_low: (confidence) -> at least this; the same where the share is given, not estimated.
         hard: whether no answer can be wrong.
     """
 
@@ -60,7 +60,7 @@ class Posterior:
     variance: np.ndarray
     field: Field
     error: float
-    error_low: float
+    error_low: Callable[[float], float]
     hard: bool
 
     @property
@@ -177,7 +177,7 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
         variance=belief.model.field.variance,
         field=belief.model.field,
         error=evidence_lib.error_of(table, judgements, trust),
-        error_low=evidence_lib.least_error_of(table, judgements, trust, alike),
+        error_low=functools.partial(evidence_lib.least_error_of, table, judgements, trust, alike),
         hard=hard,
     )
 

@@ -246,7 +246,7 @@ class Sampler:
             unknown,
             self.n,
             posterior.error,
-            posterior.error_low,
+            posterior.error_low((1.0 + confidence) / 2.0),
             confidence=confidence,
             pieces=posterior.pieces(),
         )

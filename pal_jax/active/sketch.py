@@ -154,7 +154,7 @@ class Sketch:
             left = left[np.argsort(names[left], kind="stable")]
             together = np.split(left, np.flatnonzero(np.diff(names[left])) + 1)
             labelled = np.unique(groups[self._ids[self.relations.labelled()]])
-            place = _Places(posterior, near, labelled)
+            place = _Places(posterior, near, labelled, int(groups.max()) + 1)
             for members in together:
                 name = int(names[members[0]])
                 against = [cluster_of[other] for other in self._all.apart(name)] if hard else []
@@ -214,12 +214,13 @@ class _Places:
 
     Args:
         labelled: [Q] clusters that stand for labels known from the start.
+        count: clusters that there are, from which on new ones are numbered.
     """
 
-    def __init__(self, posterior: Posterior, near: "Near", labelled: np.ndarray):
+    def __init__(self, posterior: Posterior, near: "Near", labelled: np.ndarray, count: int):
         self._shares, self._near = posterior.cluster.astype(np.float32), near
         self._typical, self._labelled = self._shares.mean(axis=0), labelled
-        self._count = self._shares.shape[1]
+        self._count = max(count, self._shares.shape[1])
 
     def find(
         self, members: np.ndarray, against: Sequence[int], is_labelled: bool
