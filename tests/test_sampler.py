@@ -11,6 +11,7 @@ from pal_jax.active import geometry, refit, strategies
 from pal_jax.active.geometry import check_embeddings
 from pal_jax.active.journal import Journal
 from pal_jax.active.oracles import LabelOracle, NoisyOracle, OracleError, answers_from_groups
+from pal_jax.active.posterior import infer
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.sampler import Sampler, number_by_size
 from pal_jax.active.stopping import Audit
@@ -525,15 +526,22 @@ def test_groups_follow_every_proof_and_contradictions_tell_what_they_do_not_foll
 @pytest.mark.parametrize("known", [None, np.where(np.arange(48) < 8, LABELS, -1)])
 def test_only_samples_that_were_asked_about_or_labelled_are_taught(known):
     z = Z + 4.0 * np.eye(5)[LABELS]
+    z[40:44] = z[[0, 1, 2, 3]] / 2 + z[[1, 2, 3, 0]] / 2  # between two classes
     sampler = Sampler(48, budget=40, error_rate=0.1, related=1.0, known=known)
     sampler.believe(z)
     samples, _ = sampler._by_belief()
     assert len(samples) == (0 if known is None else 8)
-    sampler.ask(LabelOracle(LABELS), z, 30)
-    sampler.believe(z)
-    samples, names = sampler._by_belief()
-    heard = {i for answer in sampler.answers for pair in answer.judgements for i in pair[:2]}
-    assert {*samples} <= heard | ({*range(8)} if known is not None else set())
+    unsure, labelled = set(), {*range(8)} if known is not None else set()
+    for more in (4, 4, 24):
+        sampler.ask(LabelOracle(LABELS), z, more)
+        sampler.believe(z)
+        samples, names = sampler._by_belief()
+        heard = {i for answer in sampler.answers for pair in answer.judgements for i in pair[:2]}
+        view = sampler._look_at(z)
+        sure = infer(view.geometry, view.relations, sampler.trust).sureness()
+        assert {*samples.tolist()} == {i for i in heard if sure[i] > 0.9} | labelled
+        unsure |= {i for i in heard if sure[i] <= 0.9}
+    assert unsure
     assert len(samples) > 10
     same = names[:, None] == names
     assert (same == (LABELS[samples][:, None] == LABELS[samples])).mean() > 0.95
