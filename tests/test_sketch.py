@@ -1,5 +1,6 @@
 """The engine on a sketch: what it stands for, what it must not forget, and what it may cost."""
 
+import dataclasses
 import itertools
 import json
 import threading
@@ -12,6 +13,7 @@ from pal_jax.active import sketch
 from pal_jax.active.evidence import Trust
 from pal_jax.active.geometry import Geometry
 from pal_jax.active.journal import Journal
+from pal_jax.active.links import Links
 from pal_jax.active.oracles import LabelOracle
 from pal_jax.active.posterior import infer
 from pal_jax.active.questions import Answer, Question, Relation
@@ -424,17 +426,26 @@ def test_a_batch_costs_its_own_size():
 
 
 def test_a_new_cluster_outside_of_the_sketch_is_none_that_its_proofs_opened():
-    """One cluster by looks; 0, 1 (in the sketch) and 2 (outside of it) are all proven apart."""
-    z = np.ones((400, 4))
-    answers = []
+    """All are believed to be of one cluster; 0, 1 (in the sketch) and 2 are proven apart."""
+    z = np.random.default_rng(0).normal(size=(400, 4))
     sampler = Sampler(400, budget=99, exact=200)
-    assert sampler.partition(z).groups.max() == 0
     sampler.propose(z, 1)
     ids = sampler._look_at(z).ids(np.arange(100))
     outside = int(np.setdiff1d(np.arange(400), ids)[0])
     a, b = map(int, ids[:2])
-    for i, j in ((a, b), (outside, a), (outside, b)):
-        answers.append(Answer(Question(i, (j,)), (Relation.NOT_ALIKE,), "me"))
-    sampler.tell(answers)
-    groups = sampler.partition(z).groups
+    sampler.tell(
+        [Answer(Question(i, (j,)), (Relation.NOT_ALIKE,), "me")
+         for i, j in ((a, b), (outside, a), (outside, b))]
+    )  # fmt: skip
+    view = sampler._look_at(z)
+    view.listen()
+    posterior = infer(view.geometry, view.relations, sampler.trust)
+    columns = len(posterior.first)
+    nothing = np.zeros((columns, columns))
+    one = dataclasses.replace(
+        posterior,
+        cluster=np.ones((len(posterior.column), 1)),
+        links=Links(nothing, nothing, np.zeros(columns, int)),
+    )
+    groups, _ = view.believed(one)
     assert len({groups[a], groups[b], groups[outside]}) == 3
