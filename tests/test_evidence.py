@@ -18,6 +18,15 @@ def heard(*said: tuple[int, int, Relation, str]) -> Judgements:
     return relations.judgements()
 
 
+def mostly_right(
+    rng: np.random.Generator, alike: np.ndarray, wrong: float
+) -> tuple[list[Relation], Judgements]:
+    """What an oracle that is `wrong` so often says of pairs that are `alike` [K] so likely."""
+    truth = rng.random(len(alike)) < alike
+    said = [ALIKE if t ^ (rng.random() < wrong) else NOT_ALIKE for t in truth]
+    return said, heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
+
+
 MIXED = heard(
     (0, 1, ALIKE, "ann"), (2, 3, NOT_ALIKE, "bob"), (4, 5, UNKNOWN, "ann"), (0, 6, NOT_ALIKE, "ann")
 )  # fmt: skip
@@ -40,9 +49,7 @@ def test_an_oracle_that_is_never_wrong_still_has_a_finite_weight():
 def test_estimated_rates_are_those_under_which_the_answers_are_most_probable():
     rng = np.random.default_rng(0)
     alike = rng.choice([0.02, 0.5, 0.97], 4_000)
-    truth = rng.random(4_000) < alike
-    said = [ALIKE if t ^ (rng.random() < 0.2) else NOT_ALIKE for t in truth]
-    answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
+    _, answers = mostly_right(rng, alike, 0.2)
     (found,) = rates(answers, Trust(None), alike)
     prior = np.array([[RIGHT, WRONG, WRONG], [WRONG, RIGHT, WRONG]])
     chance = np.stack([alike, 1.0 - alike])
@@ -133,9 +140,7 @@ def test_an_estimated_error_is_at_least_what_its_answers_need():
     """Against a scan of the likelihood, written out answer by answer."""
     rng = np.random.default_rng(1)
     alike = rng.choice([0.03, 0.6, 0.95], 300)
-    truth = rng.random(300) < alike
-    said = [ALIKE if t ^ (rng.random() < 0.15) else NOT_ALIKE for t in truth]
-    answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
+    said, answers = mostly_right(rng, alike, 0.15)
     table = rates(answers, Trust(None), alike)
     (p_wrong_no, p_wrong_yes) = table[0, 0, 1], table[0, 1, 0]
 

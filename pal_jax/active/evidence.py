@@ -76,7 +76,7 @@ def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None)
     without one, all are estimated as those under which its answers are most probable, with some
     imagined before the first. So "not sure" becomes evidence where it comes more often for one
     kind. Whether it is ever wrong is a question of its own, since its answers are worth so much
-    more if not: few are needed to believe that, and one that others contradict ends it.
+    more if not: that is believed until some of them are contradicted.
 
     Args:
         alike: [K] probability that the pair of each judgement is alike, judged without that very
@@ -128,14 +128,14 @@ def _likeliest_rates(prior: np.ndarray, said: np.ndarray, alike: np.ndarray) -> 
 
 
 def _errs(counts: np.ndarray, prior: np.ndarray, said: np.ndarray, alike: np.ndarray) -> bool:
-    """Whether answers are more probable from an oracle that errs at times than from one that never
-    does.
+    """Whether answers come rather from an oracle that errs at times than from one that never does.
 
     Two rates that fit are worth less than none to be fitted: half the logarithm of how many times
     as many answers there are as were imagined, for each (the Beta integral at few errors).
 
     Args:
-        counts, prior: [2, 3] see `_likeliest_rates`.
+        counts, prior: [2, 3] answers to pairs (alike, not), estimated and imagined.
+        said, alike: [K] see `_likeliest_rates`.
     """
     said, alike = said[said != _UNSURE], alike[said != _UNSURE]
     rates = counts[:, :2] / counts[:, :2].sum(axis=1, keepdims=True)
