@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pal_jax.active import evidence
-from pal_jax.active.evidence import Evidence, Trust, error_of, least_error_of, rates, weigh
+from pal_jax.active.evidence import Evidence, Trust, error_of, errs, least_error_of, rates, weigh
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.active.relations import Judgements, Relations
 
@@ -113,6 +113,12 @@ def test_answers_are_proof_only_if_nobody_who_gave_one_is_ever_wrong(trust, said
     assert trust.is_hard(said) is hard
 
 
+def test_unknown_are_those_that_answered_without_a_name_or_a_rate():
+    assert Trust(None).unknown(MIXED) == ["ann", "bob"]
+    assert Trust(None, {"bob": None}).unknown(MIXED) == ["ann"]
+    assert Trust(None).unknown(heard()) == Trust(0.1).unknown(MIXED) == []
+
+
 def test_about_units_drops_what_is_about_one_or_none():
     some = Evidence(np.array([0, 1, 2, 3]), np.array([1, 2, 3, 0]),
                     np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.1, 0.2, 0.3, 0.4]))  # fmt: skip
@@ -177,13 +183,29 @@ def test_an_oracle_that_nothing_contradicts_is_taken_for_one_that_is_never_wrong
     alike = np.where(np.arange(100) % 2, 0.99, 0.01)
     said = [ALIKE if (k % 2 == 1) != (k < wrong) else NOT_ALIKE for k in range(100)]
     answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
-    (table,) = rates(answers, Trust(None), alike)
-    errors = table[[0, 1], [1, 0]]
-    assert (errors == pytest.approx(evidence.SURE, rel=0.1)) == never
-    assert never or (errors > 1e-3).all()
-    # A file of guesses is never taken for it.
-    (named,) = rates(answers, Trust(0.0, {"ann": None}), alike)
-    assert (named[[0, 1], [1, 0]] > 0.01).all()
+    table = rates(answers, Trust(None), alike)
+    assert errs(answers, table, ["ann"], alike, alike) != never
+    # Of nobody's answers nothing can be told, and "not sure" is no error.
+    assert not errs(answers, table, [], alike, alike)
+    unsure = heard(*[(k % 9, 9, UNKNOWN, "ann") for k in range(100)])
+    assert not errs(unsure, rates(unsure, Trust(None), alike), ["ann"], alike, alike)
+
+
+def test_what_fits_better_if_all_answers_are_proof_is_proof():
+    """Wrong by what is believed if the oracle errs, right by what is believed if it never does."""
+    alike = np.where(np.arange(100) % 2, 0.99, 0.01)
+    said = [ALIKE if (k % 2 == 1) != (k < 12) else NOT_ALIKE for k in range(100)]
+    answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
+    table = rates(answers, Trust(None), alike)
+    fits = np.where([relation is ALIKE for relation in said], 0.9, 0.1)
+    assert errs(answers, table, ["ann"], alike, alike)
+    assert not errs(answers, table, ["ann"], alike, fits)
+    # What another oracle said is no matter.
+    both = heard(*[(k % 9, 9, said[k], "ann" if k < 50 else "bob") for k in range(100)])
+    table = rates(both, Trust(None), alike)
+    half = np.where(np.arange(100) < 50, fits, 1.0 - fits)
+    assert not errs(both, table, ["ann"], alike, half)
+    assert errs(both, table, ["ann", "bob"], alike, half)
 
 
 def test_that_an_oracle_errs_is_decided_by_its_odds():
@@ -196,15 +218,17 @@ def test_that_an_oracle_errs_is_decided_by_its_odds():
         truth = rng.random(count) < alike
         said = np.where(truth != (rng.random(count) < rng.choice([0.0, 0.1, 0.3])), 0, 1)  # codes
         prior = np.array([[RIGHT, WRONG, WRONG], [WRONG, RIGHT, WRONG]])
-        found = evidence._errs(evidence._likeliest_rates(prior, said, alike), prior, said, alike)
+        table = evidence._likeliest_rates(prior, said, alike)[None]
+        answers = heard(*[(0, 9, list(Relation)[code], "ann") for code in said])
+        found = errs(answers, table, ["ann"], alike, alike)
         grid = (np.arange(2_000) + 0.5) / 4_000  # rates below one half, one for both kinds
         weight = grid ** (WRONG - 1.0) * (1.0 - grid) ** (RIGHT - 1.0)
         odds = np.where(said == 0, alike, 1.0 - alike)[:, None]
-        errs = np.log(odds * (1.0 - grid) + (1.0 - odds) * grid).sum(axis=0)
-        errs = np.log((np.exp(errs) * weight).sum() / weight.sum())
-        never = np.log(odds).sum() + evidence._NEVER_WRONG
-        if abs(never - errs) > 1.0:  # else a rate for each kind may decide otherwise
-            assert found == (never < errs), seed
+        at_times = np.log(odds * (1.0 - grid) + (1.0 - odds) * grid).sum(axis=0)
+        at_times = np.log((np.exp(at_times) * weight).sum() / weight.sum())
+        never = np.log(odds).sum() + evidence._IF_IT_ERRS
+        if abs(never - at_times) > 1.0:  # else a rate for each kind may decide otherwise
+            assert found == (never < at_times), seed
             checked.append(found)
     assert sum(checked) > 20
     assert len(checked) - sum(checked) > 20

@@ -18,7 +18,7 @@ N = 120
 LABELS = np.arange(N) % 4
 Z = np.random.default_rng(0).normal(size=(N, 5)) + 6.0 * np.eye(5)[LABELS]
 CLOSE = np.random.default_rng(0).normal(size=(N, 5)) + 2.2 * np.eye(5)[LABELS]  # they overlap
-HARD, SOFT = Trust(0.0), Trust(0.1)
+HARD, SOFT, UNKNOWN_RATE = Trust(0.0), Trust(0.1), Trust(None)
 FAR, NEAR = Geometry(Z), Geometry(CLOSE)  # computed once for all tests
 
 
@@ -60,7 +60,7 @@ def partition(posterior: Posterior) -> np.ndarray:
 
 
 @pytest.mark.parametrize("geometry", [FAR, NEAR], ids=["far", "near"])
-@pytest.mark.parametrize("trust", [HARD, SOFT, Trust(None)], ids=["hard", "soft", "unknown"])
+@pytest.mark.parametrize("trust", [HARD, SOFT, UNKNOWN_RATE], ids=["hard", "soft", "unknown"])
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_probabilities_sum_to_one(geometry, trust, count):
     answers = [*truth(some_pairs(count)), *[say(5, 9, UNKNOWN)] * count]
@@ -69,7 +69,7 @@ def test_probabilities_sum_to_one(geometry, trust, count):
     np.testing.assert_allclose(found.column.sum(axis=1), 1.0, atol=1e-6)
     assert (found.column >= 0.0).all()
     np.testing.assert_allclose(found.cluster.sum(axis=1), 1.0 - found.column[:, -1], atol=1e-6)
-    assert found.hard is (trust is HARD)
+    assert found.hard is (trust is HARD or (trust is UNKNOWN_RATE and count > 0))
     sure = found.sureness()
     assert (sure >= 0.0).all()
     assert (sure <= 1.0 + 1e-9).all()
@@ -96,6 +96,20 @@ def test_what_is_proven_is_certain():
     np.testing.assert_array_equal(found.column[[*mates, other], column], 1.0)  # by closure
     soft = believe(*chain, trust=SOFT)
     assert soft.column[other, column_of(soft, medoid)] < 1.0
+
+
+@pytest.mark.parametrize(("wrong", "hard"), [(0.0, True), (0.15, False)])
+def test_answers_of_an_oracle_of_unknown_rate_are_proof_if_it_never_errs(wrong, hard):
+    """Though the embedding is wrong about a tenth of the samples: classes overlap."""
+    labels = LabelOracle(LABELS)
+    sampler = Sampler(N, budget=80, error_rate=None)
+    sampler.ask(NoisyOracle(labels, wrong, seed=1) if wrong else labels, CLOSE, 80)
+    found = infer(NEAR, sampler.relations, UNKNOWN_RATE)
+    assert found.hard is hard
+    assert (found.error == 0.0) is hard
+    if hard:
+        proven = infer(NEAR, sampler.relations, HARD)
+        np.testing.assert_array_equal(found.column, proven.column)
 
 
 def doubtful(geometry: Geometry) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from pal_jax.active.relations import Judgements
 
 SURE = 1e-6  # error of an oracle that is never wrong, where a logarithm is needed
 _WRONG, _RIGHT = 0.5, 19.5  # answers of each kind imagined before the first of an unknown oracle
-_NEVER_WRONG = 1.0  # log odds that such an oracle never is, before its first answer
+# log odds by which it must seem to err for that to be taken to be so, if it errs and if it does not
+_IF_IT_ERRS, _IF_NOT = 1.0, -3.0
 _STEPS = 20  # of the estimate of an oracle's rates
 _GUESSES = 0.42  # error expected of an oracle that is named to be estimated: a file of guesses
 _CODES = {relation: code for code, relation in enumerate(Relation)}
@@ -35,6 +36,12 @@ class Trust:
     def of(self, oracle: str) -> float | None:
         """The error rate of one oracle, or None: to be estimated."""
         return self.named.get(oracle, self.error_rate)
+
+    def unknown(self, judgements: Judgements) -> list[str]:
+        """The oracles that have answered, have no name in `named`, and no rate given."""
+        if self.error_rate is not None:
+            return []
+        return [oracle for oracle in judgements.oracles if oracle not in self.named]
 
     def is_hard(self, judgements: Judgements) -> bool:
         """Whether no oracle that has answered is ever wrong: then closure is proof."""
@@ -75,8 +82,7 @@ def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None)
     A rate that is given is that of both errors, and "not sure" then says nothing. Of an oracle
     without one, all are estimated as those under which its answers are most probable, with some
     imagined before the first. So "not sure" becomes evidence where it comes more often for one
-    kind. Whether it is ever wrong is a question of its own, since its answers are worth so much
-    more if not: that is believed until some of them are contradicted.
+    kind.
 
     Args:
         alike: [K] probability that the pair of each judgement is alike, judged without that very
@@ -96,12 +102,7 @@ def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None)
         ]
         if alike is not None:
             own = judgements.oracle == o
-            said, chance, prior = judgements.relation[own], alike[own], out[o].copy()
-            out[o] = _likeliest_rates(prior, said, chance)
-            if oracle not in trust.named and not _errs(out[o], prior, said, chance):
-                heard = out[o, :, :2].sum(axis=1)
-                out[o, [0, 1], [_ALIKE, _APART]] = (1.0 - SURE) * heard
-                out[o, [0, 1], [_APART, _ALIKE]] = SURE * heard
+            out[o] = _likeliest_rates(out[o], judgements.relation[own], alike[own])
         out[o] /= out[o].sum(axis=1, keepdims=True)
     return out
 
@@ -127,23 +128,47 @@ def _likeliest_rates(prior: np.ndarray, said: np.ndarray, alike: np.ndarray) -> 
     return counts
 
 
-def _errs(counts: np.ndarray, prior: np.ndarray, said: np.ndarray, alike: np.ndarray) -> bool:
-    """Whether answers come rather from an oracle that errs at times than from one that never does.
+def errs(
+    judgements: Judgements,
+    table: np.ndarray,
+    oracles: Sequence[str],
+    if_errs: np.ndarray,
+    if_not: np.ndarray,
+) -> bool:
+    """Whether some oracles err at times, rather than never.
+
+    Answers are worth so much more if they are proof that this is a question of its own. Its odds
+    are those of all that was said with the estimated rates, under what is then believed, to the
+    same with no errors; and that both under the same belief and under what is believed if all
+    answers are proof, which fits them better. An embedding that is wrong about many samples makes
+    a right oracle look wrong in the first way alone.
 
     Two rates that fit are worth less than none to be fitted: half the logarithm of how many times
     as many answers there are as were imagined, for each (the Beta integral at few errors).
 
     Args:
-        counts, prior: [2, 3] answers to pairs (alike, not), estimated and imagined.
-        said, alike: [K] see `_likeliest_rates`.
+        table: [O, 2, 3] from `rates`.
+        oracles: names of those in question.
+        if_errs, if_not: [K] probability that the pair of each judgement is alike, judged without
+            it, under either belief.
     """
-    said, alike = said[said != _UNSURE], alike[said != _UNSURE]
-    rates = counts[:, :2] / counts[:, :2].sum(axis=1, keepdims=True)
-    chance = np.stack([alike, 1.0 - alike])
-    at_times = np.log(np.maximum((chance * rates[:, said]).sum(axis=0), SURE)).sum()
-    at_times -= 0.5 * np.log(counts[:, :2].sum(axis=1) / prior[:, :2].sum(axis=1)).sum()
-    never = np.log(np.maximum(np.where(said == _ALIKE, alike, 1.0 - alike), SURE)).sum()
-    return bool(never + _NEVER_WRONG <= at_times)
+    asked = [o for o, oracle in enumerate(judgements.oracles) if oracle in oracles]
+    use = np.isin(judgements.oracle, asked) & (judgements.relation != _UNSURE)
+    said, oracle = judgements.relation[use], judgements.oracle[use]
+    if_errs, if_not = if_errs[use], if_not[use]
+    sure = table[:, :, :2] / table[:, :, :2].sum(axis=2, keepdims=True)
+    at_times = _log(if_errs * sure[oracle, 0, said] + (1.0 - if_errs) * sure[oracle, 1, said])
+    for kind in (if_errs, 1.0 - if_errs):
+        count = np.bincount(oracle, kind, minlength=len(table))[asked]
+        at_times -= 0.5 * np.log1p(count / (_RIGHT + _WRONG)).sum()
+    same, better = (
+        at_times - _log(np.where(said == _ALIKE, alike, 1.0 - alike)) for alike in (if_errs, if_not)
+    )
+    return same > _IF_IT_ERRS and better > _IF_NOT
+
+
+def _log(likelihood: np.ndarray) -> float:
+    return float(np.log(np.maximum(likelihood, SURE)).sum())
 
 
 def weigh(judgements: Judgements, table: np.ndarray) -> Evidence:

@@ -129,8 +129,86 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     Gaussian process regression of their labels gives every sample prior probabilities, its
     neighbours' opinion; answers multiply them, and what is then believed of the samples asked
     about is regressed again. An unsure sample speaks as its neighbours do. With oracles that are
-    never wrong, samples that closure joins are one unit.
+    never wrong, samples that closure joins are one unit; whether one of unknown rate ever is, is
+    decided by what follows either way.
     """
+    found = _conclude(geometry, relations, trust)
+    unknown = trust.unknown(found.judgements)
+    if unknown:
+        never = _conclude(geometry, relations, dataclasses.replace(trust, error_rate=0.0))
+        if not evidence_lib.errs(
+            found.judgements, found.table, unknown, found.alike(), never.alike()
+        ):
+            found = never
+    return found.posterior()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Conclusion:
+    """What is believed under one trust, and all that it was concluded from.
+
+    judgements: those among the nodes. known: [n] from `Relations`. nodes, unit, column, links: as
+    in `Posterior`. at_unit: [n] unit of each node, -1 elsewhere. table: [O, 2, 3] rates, and
+    estimated_from: [K] the chances of `alike` that these were estimated from, if they were.
+    """
+
+    trust: Trust
+    judgements: Judgements
+    known: np.ndarray
+    nodes: np.ndarray
+    unit: np.ndarray
+    at_unit: np.ndarray
+    hard: bool
+    table: np.ndarray
+    estimated_from: np.ndarray | None
+    said: Evidence
+    belief: "_Belief"
+    column: np.ndarray
+    links: Links
+
+    def alike(self) -> np.ndarray:
+        """[K] probability that the pair of each judgement is alike, judged without that very one.
+
+        Where answers have made one unit of the two, by what the regression says of each.
+        """
+        said, belief, at_unit = self.said, self.belief, self.at_unit
+        alike = _alike_without(said, at_unit, belief, self.links)
+        one = np.flatnonzero(at_unit[said.first] == at_unit[said.second])
+        if self.hard and len(one):
+            place = np.full(len(at_unit), -1)
+            place[self.nodes] = np.arange(len(self.nodes))
+            field, news = belief.model.field, np.full(len(self.nodes), belief.news)
+            looks = belief.model.shares(
+                field.left_out(belief.labels), field.left_out_variance(), news
+            )[:, :-1]
+            x, y = looks[place[said.first[one]]], looks[place[said.second[one]]]
+            same = ((x @ _same_class(self.links)) * y).sum(axis=1)
+            known = self.known[said.first[one]]
+            told = (known >= 0) & (known == self.known[said.second[one]])
+            alike[one] = np.where(told, 1.0, np.clip(same, 0.0, 1.0))
+        return alike
+
+    def posterior(self) -> Posterior:
+        table, judgements, trust = self.table, self.judgements, self.trust
+        field = self.belief.model.field
+        return Posterior(
+            nodes=self.nodes,
+            unit=self.unit,
+            first=self.belief.first,
+            column=self.column,
+            links=self.links,
+            cluster=_of_clusters(self.column, self.links.cluster),
+            variance=field.variance,
+            field=field,
+            error=evidence_lib.error_of(table, judgements, trust),
+            error_low=functools.partial(
+                evidence_lib.least_error_of, table, judgements, trust, self.estimated_from
+            ),
+            hard=self.hard,
+        )
+
+
+def _conclude(geometry: Geometry, relations: Relations, trust: Trust) -> _Conclusion:
     judgements = relations.judgements()
     nodes, base = _nodes(geometry, relations)
     hard = trust.is_hard(judgements)
@@ -144,10 +222,9 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     at_proven = _proven_units(relations, nodes, unit, hard)
     for field in geometry.fields:
         field.move_to(nodes.tolist())
-    table = evidence_lib.rates(judgements, trust)
     first = _first_columns(unit[:base])
 
-    def believe(table: np.ndarray) -> tuple[Evidence, _Belief, np.ndarray, Links]:
+    def believe(table: np.ndarray, estimated_from: np.ndarray | None = None) -> _Conclusion:
         said = evidence_lib.weigh(judgements, table)
         heard = said.about(at_unit)
         belief = _believe(geometry, heard, unit, first, hard, many)
@@ -158,28 +235,18 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
         labelled = np.flatnonzero(known >= 0)
         column[labelled] = np.eye(column.shape[1])[known[labelled]]
         apart = np.bincount(known[labelled], minlength=len(belief.first)) > 0
-        return said, belief, column, _link(geometry, belief, column, heard, said, base, apart)
+        links = _link(geometry, belief, column, heard, said, base, apart)
+        return _Conclusion(
+            trust, judgements, relations.known(), nodes, unit, at_unit, hard, table,
+            estimated_from, said, belief, column, links,
+        )  # fmt: skip
 
-    said, belief, column, links = believe(table)
-    alike = None
+    found = believe(evidence_lib.rates(judgements, trust))
     estimated = any(trust.of(oracle) is None for oracle in judgements.oracles)
     for _ in range(_ESTIMATES if estimated else 0):
-        alike = _alike_without(said, at_unit, belief, links)
-        table = evidence_lib.rates(judgements, trust, alike)
-        said, belief, column, links = believe(table)
-    return Posterior(
-        nodes=nodes,
-        unit=unit,
-        first=belief.first,
-        column=column,
-        links=links,
-        cluster=_of_clusters(column, links.cluster),
-        variance=belief.model.field.variance,
-        field=belief.model.field,
-        error=evidence_lib.error_of(table, judgements, trust),
-        error_low=functools.partial(evidence_lib.least_error_of, table, judgements, trust, alike),
-        hard=hard,
-    )
+        alike = found.alike()
+        found = believe(evidence_lib.rates(judgements, trust, alike), alike)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -553,13 +620,19 @@ def _alike_without(
         return np.where(opened[mine], belief.share[mine], rest)[:, :-1]
 
     x, y = without(first, second), without(second, first)
-    chance = sigmoid(links.odds)
-    np.fill_diagonal(chance, 1.0)
+    chance = _same_class(links)
     alike = ((x @ chance) * y).sum(axis=1)
     k, a, b = np.arange(len(x)), x.argmax(axis=1), y.argmax(axis=1)
     own = np.where(a == b, 0.0, sigmoid(links.odds[a, b] - said.weight) - chance[a, b])
     alike += x[k, a] * y[k, b] * own
     return np.where(first == second, 1.0, np.clip(alike, 0.0, 1.0))
+
+
+def _same_class(links: Links) -> np.ndarray:
+    """[C, C] chance that two columns are one class, by looks and answers; 1 on the diagonal."""
+    chance = sigmoid(links.odds)
+    np.fill_diagonal(chance, 1.0)
+    return chance
 
 
 def _normal(logs: np.ndarray) -> np.ndarray:
