@@ -7,6 +7,7 @@ the same content always gives the same bytes.
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -19,10 +20,13 @@ import numpy as np
 
 from pal_jax.active.questions import Answer, answer_to_dict
 from pal_jax.active.relations import Contradiction
+from pal_jax.errors import UserError
 
 # What a spreadsheet takes for the start of a formula, full-width forms included (OWASP, "CSV
 # injection"), and the apostrophe that marks a cell as text.
 _MARKED = tuple("=+-@'\uff1d\uff0b\uff0d\uff20")
+_UTF8_MARK = "\ufeff"  # without it Excel on Windows takes a file for one in the local code page
+_PARTITION_HEADER = ["id", "group", "probability", "name"]
 
 
 class PartitionFile(NamedTuple):
@@ -101,39 +105,87 @@ def write_partition(
     ids: Sequence[str] | np.ndarray,
     groups: np.ndarray,
     probability: np.ndarray,
-    names: Mapping[int, str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> None:
-    """partition.csv: one sample a row (RFC 4180, UTF-8), with the header id,group,probability,name.
+    """partition.csv: one sample a row, with the header id,group,probability,name.
 
-    Text that a spreadsheet would run as a formula, or that begins with an apostrophe, gets an
-    apostrophe in front; `read_partition` takes it off again.
+    RFC 4180, in UTF-8 with its mark. Text that a spreadsheet would run as a formula, or that begins
+    with an apostrophe, gets an apostrophe in front; `read_partition` takes it off again.
 
     Args:
         ids: [n] sample ids.
         groups: [n] int.
         probability: [n] that the sample is in its group; written so that it reads back exactly.
-        names: group -> name, for the groups that have one.
+        names: [n] of the group of each sample, "" where it has none.
     """
-    named = names or {}
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(("id", "group", "probability", "name"))
-    for sample, group, p in zip(ids, groups, probability, strict=True):
-        name = named.get(int(group), "")
-        writer.writerow((_mark(str(sample)), int(group), float(p), _mark(name)))
-    write_text(path, text.getvalue())
+    columns = (ids, groups, probability, names or [""] * len(ids))
+    rows = [
+        (_mark(str(sample)), int(group), float(p), _mark(name))
+        for sample, group, p, name in zip(*columns, strict=True)
+    ]
+    _write_csv(path, [_PARTITION_HEADER, *rows])
 
 
 def read_partition(path: Path) -> PartitionFile:
-    """What `write_partition` was given, with one name a sample."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
+    """What `write_partition` was given, whoever has typed names into it since.
+
+    Raises:
+        UserError: it is no such file any more; says which line of it is not.
+    """
+    try:
+        with path.open("rb") as file:
+            text = io.StringIO(file.read().decode("utf-8-sig"), newline="")
+        header, *rows = list(csv.reader(text)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}; write it as CSV in UTF-8") from error
+    for number, row in enumerate([header, *rows], 1):
+        if not (_is_partition_row(row) if number > 1 else row == _PARTITION_HEADER):
+            raise UserError(
+                f"row {number} of {path} is {','.join(row)[:80]!r}, not one of "
+                f"{','.join(_PARTITION_HEADER)}; restore it"
+            )
     return PartitionFile(
-        ids=[row[0].removeprefix("'") for row in rows],
+        ids=[_unmark(row[0]) for row in rows],
         groups=np.array([int(row[1]) for row in rows], np.int64),
         probability=np.array([float(row[2]) for row in rows], np.float64),
-        names=[row[3].removeprefix("'") for row in rows],
+        names=[_unmark(row[3]) for row in rows],
     )
+
+
+def _is_partition_row(row: Sequence[str]) -> bool:
+    try:
+        _, group, probability, _ = row
+        return int(group) >= 0 and 0.0 <= float(probability) <= 1.0
+    except ValueError:
+        return False
+
+
+def names_typed_into(path: Path, ids: Sequence[str] | np.ndarray) -> list[str]:
+    """[n] what somebody typed into the column "name" of the partition.csv at `path`, "" elsewhere.
+
+    A sample keeps its name, whichever group it is in now.
+
+    Raises:
+        UserError: the file cannot be read, or has names for samples that are not in `ids`.
+    """
+    if not path.exists():
+        return [""] * len(ids)
+    there = read_partition(path)
+    named = {sample: name for sample, name in zip(there.ids, there.names, strict=True) if name}
+    if strange := named.keys() - set(map(str, ids)):
+        raise UserError(
+            f"{path} has a name for the sample {min(strange)!r}, which is not in this run; "
+            "restore its ids"
+        )
+    return [named.get(str(sample), "") for sample in ids]
+
+
+def move_aside(path: Path) -> Path:
+    """Renames the file to the first of NAME.old, NAME.old2, ... that is free; returns that."""
+    names = (f"{path.name}.old{number if number > 1 else ''}" for number in itertools.count(1))
+    aside = next(free for name in names if not (free := path.with_name(name)).exists())
+    path.rename(aside)
+    return aside
 
 
 def write_contradictions(
@@ -148,16 +200,20 @@ def write_contradictions(
     answers.jsonl, from 1, and against are the lines of those that outweigh it. Answers believed
     from the start have no line: they are "prior".
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(("first", "second", "said", "oracle", "answer", "against"))
+    rows = []
     for c in contradictions:
         first, second = (_mark(str(ids[i])) for i in c.pair)
         oracle = answers[c.position].oracle if c.position >= 0 else "prior"
         against = dict.fromkeys(_line(position) for position in c.against)
-        row = (first, second, c.relation.value, _mark(oracle), _line(c.position), " ".join(against))
-        writer.writerow(row)
-    write_text(path, text.getvalue())
+        said, line = c.relation.value, _line(c.position)
+        rows.append((first, second, said, _mark(oracle), line, " ".join(against)))
+    _write_csv(path, [("first", "second", "said", "oracle", "answer", "against"), *rows])
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_text(path, _UTF8_MARK + text.getvalue())
 
 
 def _line(position: int) -> str:
@@ -182,6 +238,12 @@ def write_embeddings(
 
 def _mark(text: str) -> str:
     return "'" + text if text.lstrip().startswith(_MARKED) else text
+
+
+def _unmark(text: str) -> str:
+    """The inverse of `_mark`; an apostrophe that somebody has typed stays."""
+    bare = text.removeprefix("'")
+    return bare if _mark(bare) == text else text
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,7 @@ from pal_jax.active.questions import (
 from pal_jax.active.sampler import Partition, Sampler
 from pal_jax.checkpoint import Checkpoints
 from pal_jax.data import Dataset
-from pal_jax.errors import Interrupted
+from pal_jax.errors import Interrupted, UserError
 from pal_jax.record import TABLE_HEADER, Record, table_row
 
 _NEXT = 50  # answers whose expected gain the report tells
@@ -329,9 +329,7 @@ def _write_results(
         summary["seconds"] = round(record.seconds, 1)
         advance()
         folder, ids = run.workdir, run.pool.ids
-        export.write_partition(
-            folder / "partition.csv", ids, partition.groups, partition.probability
-        )
+        _write_partition(folder / "partition.csv", ids, partition)
         contradictions = run.sampler.contradictions(partition.groups)
         answers = run.sampler.answers
         export.write_contradictions(folder / "contradictions.csv", ids, contradictions, answers)
@@ -348,6 +346,20 @@ def _write_results(
         f"{len(h)} samples in {groups} groups from {run.sampler.spent} judgements{known}, "
         f"in {summary['seconds']:.0f} s; look at {folder / 'report.html'}"
     )
+
+
+def _write_partition(path: Path, ids: np.ndarray, partition: Partition) -> None:
+    """partition.csv with the names that were typed into the one before it.
+
+    Nobody but the user has these: where they cannot be carried over, the file they are in stays.
+    """
+    names = None
+    try:
+        names = export.names_typed_into(path, ids)
+    except UserError as error:
+        aside = export.move_aside(path)
+        _say(f"names typed into {path} are not carried over, and it is now {aside}: {error}")
+    export.write_partition(path, ids, partition.groups, partition.probability, names)
 
 
 def _final_scores(run: Run, test: TestSet, h: np.ndarray, partition: Partition) -> dict[str, float]:

@@ -11,6 +11,7 @@ import pytest
 from pal_jax import export
 from pal_jax.active.questions import Answer, Question, Relation, answer_from_dict
 from pal_jax.active.relations import Contradiction
+from pal_jax.errors import UserError
 
 HOSTILE = [
     "cats/1.png",
@@ -38,7 +39,8 @@ def test_a_partition_reads_back_and_holds_no_formula(tmp_path, rng):
     path, n = tmp_path / "partition.csv", len(HOSTILE)
     groups, probability = np.arange(n) % 3, rng.random(n).astype(np.float32)
     names = {0: "=HYPERLINK(0)", 2: "'sevens', I think"}
-    export.write_partition(path, np.array(HOSTILE), groups, probability, names)
+    each = [names.get(g, "") for g in groups.tolist()]
+    export.write_partition(path, np.array(HOSTILE), groups, probability, each)
 
     back = export.read_partition(path)
     assert back.ids == HOSTILE
@@ -46,10 +48,57 @@ def test_a_partition_reads_back_and_holds_no_formula(tmp_path, rng):
     np.testing.assert_array_equal(back.probability, probability)  # exactly
     assert back.names == [names.get(g, "") for g in groups.tolist()]
 
-    text = path.read_bytes().decode()
+    text = path.read_bytes().decode("utf-8-sig")
     assert text.startswith("id,group,probability,name\r\ncats/1.png,0,")
     cells = [cell.strip(' "\t') for line in text.split("\n") for cell in line.split(",")]
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\uff1d"))]
+
+
+def test_a_spreadsheet_knows_the_encoding_and_may_leave_it_out(tmp_path):
+    path = tmp_path / "partition.csv"
+    export.write_partition(path, ["猫", "b"], np.array([0, 1]), np.array([1.0, 0.5]), ["ä", ""])
+    content = path.read_bytes()
+    assert content.startswith(b"\xef\xbb\xbfid,")
+    path.write_bytes(content.removeprefix(b"\xef\xbb\xbf"))
+    assert export.read_partition(path).ids == ["猫", "b"]
+    assert export.read_partition(path).names == ["ä", ""]
+
+
+def test_a_name_that_was_typed_is_read_as_it_was_typed(tmp_path):
+    path = tmp_path / "partition.csv"
+    for name in ("'tis", "-1", "cats, mostly"):
+        path.write_text(f'id,group,probability,name\na,0,1.0,"{name}"\n')
+        for _ in range(2):
+            (typed,) = export.names_typed_into(path, ["a"])
+            assert typed == name
+            export.write_partition(path, ["a"], np.array([3]), np.array([0.5]), [typed])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id;group;probability;name\na;0;1,0;cats\n", "row 1"),
+        ("id,group,probability,name\na,0,1.0\n", "row 2"),
+        ("id,group,probability,name\na,0,1.0,cats,mine\n", "row 2"),
+        ("id,group,probability,name\na,cats,1.0,\n", "row 2"),
+        ("id,group,probability,name\n1,0,1.0,cats\n", "sample '1'"),
+        ("", "row 1"),
+        ('id,group,probability,name\na,0,1.0,"' + 200_000 * "x", "field"),
+        ("id,group,probability,name\na,0,1.0,caf\udce9\n", "utf-8"),
+    ],
+)
+def test_a_partition_that_is_none_any_more_says_so(tmp_path, text, told):
+    path = tmp_path / "partition.csv"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=told):
+        export.names_typed_into(path, ["a"])
+
+
+def test_what_is_moved_aside_overwrites_nothing(tmp_path):
+    for number, name in enumerate(("x.csv.old", "x.csv.old2", "x.csv.old3")):
+        (tmp_path / "x.csv").write_text(str(number))
+        assert export.move_aside(tmp_path / "x.csv") == tmp_path / name
+        assert (tmp_path / name).read_text() == str(number)
 
 
 def test_answers_read_back_in_their_order(tmp_path):
@@ -72,7 +121,8 @@ def test_contradictions_name_lines_of_the_answers(tmp_path):
         Contradiction((1, 2), Relation.ALIKE, -1, (-2, -1, 1)),
     ]
     export.write_contradictions(path, ["a", "+b", "c"], found, answers)
-    assert path.read_bytes().decode().splitlines() == [
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert path.read_bytes().decode("utf-8-sig").splitlines() == [
         "first,second,said,oracle,answer,against",
         "a,'+b,not alike,'=ann,3,1 2",
         "'+b,c,alike,prior,prior,prior 2",

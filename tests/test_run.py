@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,23 @@ def test_a_finished_run_can_be_started_again(whole):
     before = files(whole[0])
     finish(whole[0])
     assert files(whole[0]) == before
+
+
+@pytest.mark.slow
+def test_names_of_groups_outlive_a_rerun_and_a_file_that_was_broken_is_kept(whole, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(whole[0], folder)
+    path = folder / "partition.csv"
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b",\r\n", b",nulls\r\n", 1))
+    finish(folder)
+    assert path.read_bytes() == text.replace(b",\r\n", b",nulls\r\n", 1)
+    broken = text.replace(b",", b";").replace(b";\r\n", b";nulls\r\n", 1)
+    path.write_bytes(broken)
+    out = finish(folder)
+    assert (folder / "partition.csv.old").read_bytes() == broken
+    assert f"not carried over, and it is now {path}.old: row 1 of {path} is " in out
+    assert path.read_bytes() == text
 
 
 @pytest.mark.slow
