@@ -215,6 +215,11 @@ def build(config: Config, folder: str) -> Run:
 def notes(config: Config, pool: data.Dataset, prior: Sequence[Answer]) -> tuple[str, ...]:
     """What a user may not expect of the data, in sentences."""
     told = []
+    if data.all_the_same(pool.inputs):
+        told.append(
+            f"all {len(pool)} samples of {config.data.name} are the same, which leaves nothing to "
+            "learn and nothing to group"
+        )
     if pool.skipped:
         told.append(
             f"{len(pool.skipped)} files are left out, such as {pool.skipped[0]}; the report has all"

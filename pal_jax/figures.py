@@ -68,7 +68,7 @@ def line_chart(
     thin = {name: _thinned(points) for name, points in series.items() if points}
     every = [point for points in thin.values() for point in points]
     xs, ys = [x for x, _ in every], [y for _, y in every]
-    y_ticks = round_ticks(min(ys), max(ys))
+    y_ticks = round_ticks(min(ys), max(ys), _least_step(ys))
     left, right, bottom, top = min(xs), max(xs), y_ticks[0], y_ticks[-1]
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -94,19 +94,28 @@ def line_chart(
         lines,
         x_ticks=tuple(
             (place(x, bottom)[0], number(x, ".10g"))
-            for x in round_ticks(left, right)
+            for x in round_ticks(left, right, _least_step(xs))
             if left <= x <= right
         ),
         y_ticks=tuple((place(left, y)[1], number(y, ".10g") + unit) for y in y_ticks),
     )
 
 
-def round_ticks(low: float, high: float) -> list[float]:
-    """3 to 7 multiples of 1, 2 or 5 times a power of ten that enclose [low, high]."""
-    if high == low:
+def _least_step(values: Sequence[float]) -> float:
+    """Between ticks: there are no half groups."""
+    return 1.0 if all(float(value).is_integer() for value in values) else 0.0
+
+
+def round_ticks(low: float, high: float, least: float = 0.0) -> list[float]:
+    """3 to 7 multiples of 1, 2 or 5 times a power of ten that enclose [low, high].
+
+    Fewer where they would be closer than `least`, itself such a number.
+    """
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # all the same, but for rounding
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     power = 10.0 ** math.floor(math.log10((high - low) / 5))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= (high - low) / 5 * (1 - 1e-9))
+    step = max(step, least)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 

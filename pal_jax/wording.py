@@ -17,7 +17,7 @@ NAMES = {
     "partition_accuracy": "Partition accuracy",
     "random_accuracy": "Random questions",
     "ari": "Adjusted Rand index",
-    "nmi": "Mutual information",
+    "nmi": "Normalised mutual information",
     "knn_accuracy": "kNN accuracy",
     "probe_accuracy": "Linear probe",
     "ridge_accuracy": "Ridge probe",

@@ -263,6 +263,17 @@ def test_what_may_be_unexpected_of_the_data_is_told(tmp_path):
     assert "of 3,000 prior answers 1,000 are believed" in prior
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_samples_that_are_all_the_same_are_told(dtype):
+    config = get_config("ssl")
+    inputs = np.full((9, 4, 4, 1) if dtype is np.uint8 else (9, 3), 7, dtype)
+    pool = data.Dataset("nine", inputs, np.arange(9).astype(str))
+    (told,) = experiment.notes(config, pool, [])
+    assert told.startswith("all 9 samples of digits are the same")
+    inputs[8] = 6
+    assert experiment.notes(config, pool, []) == ()
+
+
 @pytest.mark.parametrize(
     ("oracle", "given", "rate"),
     [("labels", None, 0.0), ("program", None, None), ("noisy", None, None), ("file", 0.1, 0.1),

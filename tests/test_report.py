@@ -238,6 +238,18 @@ def test_a_loss_that_is_no_number_leaves_a_line():
     assert line.path == "M0.0 0.0L100.0 100.0"
 
 
+def test_a_line_that_is_flat_but_for_rounding_is_drawn_flat():
+    chart = figures.line_chart("Rank", "steps", {"it": [(0, 1 + 4e-15), (1, 1 + 1.3e-15)]})
+    assert chart.lines[0].path == "M0.0 50.0L100.0 50.0"
+    assert len(chart.y_ticks) == 7
+
+
+def test_there_are_no_half_groups():
+    chart = figures.line_chart("Groups found", "judgements", {"it": [(0, 4), (2, 6)]})
+    assert [text for _, text in chart.y_ticks] == ["4", "5", "6"]
+    assert [text for _, text in chart.x_ticks] == ["0", "1", "2"]
+
+
 def test_the_table_of_rounds_holds_the_baseline_at_equal_cost():
     titles, rows = report._rounds_table(a_report())
     assert titles == [
