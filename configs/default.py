@@ -69,7 +69,7 @@ def get_config() -> Any:
 
     c.asking = ConfigDict()
     c.asking.strategy = "most_informative"  # a name of pal_jax.experiment.STRATEGIES
-    c.asking.budget = 400  # judgements: yes/no answers that may be bought, audit included
+    c.asking.budget = 400  # judgements that may be bought: yes, no and "not sure", audit included
     c.asking.audit = 40  # judgements of the budget that go into the final audit
     c.asking.stop = 0.0  # ends asking once this accuracy is sure (lower 95 % bound); 0 = never
     c.asking.per_round = 0  # judgements bought a round; 0 = the budget spread evenly

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,7 @@ def build(config: Config, folder: str) -> Run:
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     make_oracle = build_oracle(config, pool)
     prior = build_prior(config, pool)
+    believed = prior.evenly(MOST_PRIOR)
     known = known_labels(pool.labels, config.graph.labelled, config.seed)
     plan = build_plan(config)
     identity = {
@@ -178,7 +179,7 @@ def build(config: Config, folder: str) -> Run:
         return train.make_embed(apply, prepare, inputs, mesh, batch_size=size)
 
     journal = hosts.lead_keeps(lambda: open_workdir(path, local, identity))
-    sampler = functools.partial(build_sampler, config, len(pool.inputs), known, prior)
+    sampler = functools.partial(build_sampler, config, len(pool.inputs), known, believed.answers)
     asker = sampler(strategy=config.asking.strategy, journal=journal)
     return Run(
         workdir=path,
@@ -189,7 +190,8 @@ def build(config: Config, folder: str) -> Run:
         pool=pool,
         held_out=held_out,
         sampler=asker,
-        notes=notes(config, pool, prior),
+        prior_lines=believed.lines,
+        notes=notes(config, pool, answer_files(prior, make_oracle)),
         make_oracle=make_oracle,
         baseline=(
             # No history: random questions never ask a pair twice, so its noise needs none.
@@ -212,8 +214,23 @@ def build(config: Config, folder: str) -> Run:
     )
 
 
-def notes(config: Config, pool: data.Dataset, prior: Sequence[Answer]) -> tuple[str, ...]:
-    """What a user may not expect of the data, in sentences."""
+def answer_files(
+    prior: oracles.AnswerFile, make_oracle: "OracleMaker | None"
+) -> dict[str, oracles.AnswerFile]:
+    """What the options oracle.prior and oracle.file were read as."""
+    oracle = make_oracle([], lambda: False) if make_oracle else None
+    file = oracle.file if isinstance(oracle, oracles.FileOracle) else oracles.AnswerFile()
+    return {"prior": prior, "file": file}
+
+
+def notes(
+    config: Config, pool: data.Dataset, files: Mapping[str, oracles.AnswerFile]
+) -> tuple[str, ...]:
+    """What a user may not expect of the data and of the answers, in sentences.
+
+    Args:
+        files: see `answer_files`.
+    """
     told = []
     if data.all_the_same(pool.inputs):
         told.append(
@@ -230,8 +247,16 @@ def notes(config: Config, pool: data.Dataset, prior: Sequence[Answer]) -> tuple[
             f"the {len(pool.class_names)} subfolders ({names}) are taken for classes; with "
             "data.labels=False they are not"
         )
-    if len(prior) > MOST_PRIOR:
-        told.append(f"of {len(prior):,} prior answers {MOST_PRIOR:,} are believed, taken evenly")
+    for option, file in files.items():
+        if file.left_out:
+            told.append(
+                f"{file.left_out:,} of {file.left_out + len(file.answers):,} answers in "
+                f"{config.oracle[option]} are about samples that are not here"
+            )
+        if option == "prior" and len(file.answers) > MOST_PRIOR:
+            told.append(
+                f"of {len(file.answers):,} prior answers {MOST_PRIOR:,} are believed, taken evenly"
+            )
     return tuple(told)
 
 
@@ -577,7 +602,7 @@ def build_oracle(config: Config, pool: data.Dataset) -> OracleMaker | None:
     return pick(ORACLES, config.oracle.name, "config.oracle.name")(config, pool)
 
 
-def build_prior(config: Config, pool: data.Dataset) -> list[Answer]:
+def build_prior(config: Config, pool: data.Dataset) -> oracles.AnswerFile:
     """Answers that are believed from the start, in the names of oracles of their own.
 
     They are about the samples that they name, if they do, and else about those of their numbers.
@@ -589,16 +614,20 @@ def build_prior(config: Config, pool: data.Dataset) -> list[Answer]:
         UserError: the file cannot be read, or is about samples that are not there.
     """
     if not config.oracle.prior:
-        return []
-    prior = oracles.read_answers(config.oracle.prior, pool.ids.tolist())
-    ids = [i for answer in prior for pair in answer.judgements for i in pair[:2]]
+        return oracles.AnswerFile()
+    prior = oracles.read_answer_file(config.oracle.prior, pool.ids.tolist())
+    ids = [i for answer in prior.answers for pair in answer.judgements for i in pair[:2]]
     if not ids or max(ids) >= len(pool):
-        what = f"speaks of sample {max(ids)}" if ids else "says nothing about its samples"
+        has = f"the {len(pool)} samples of {config.data.name}"
+        what = f"speaks of sample {max(ids)}, and {has} end at {len(pool) - 1}"
         raise UserError(
-            f"config.oracle.prior={config.oracle.prior} {what}, and {config.data.name} has "
-            f"{len(pool)}, from 0; give answers about this data set"
+            f"config.oracle.prior={config.oracle.prior} {what if ids else f'names none of {has}'}; "
+            "give answers about this data set"
         )
-    return [dataclasses.replace(answer, oracle=f"prior:{answer.oracle}") for answer in prior]
+    answers = [
+        dataclasses.replace(answer, oracle=f"prior:{answer.oracle}") for answer in prior.answers
+    ]
+    return dataclasses.replace(prior, answers=answers)
 
 
 def build_sampler(

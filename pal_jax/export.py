@@ -193,20 +193,28 @@ def write_contradictions(
     ids: Sequence[str] | np.ndarray,
     contradictions: Iterable[Contradiction],
     answers: Sequence[Answer],
+    prior_lines: Sequence[int] = (),
 ) -> None:
     """contradictions.csv: an answer that the groups do not follow a row, as `write_partition`.
 
     The columns first, second, said and oracle tell what it was; answer is its line in
-    answers.jsonl, from 1, and against are the lines of those that outweigh it. Answers believed
-    from the start have no line: they are "prior".
+    answers.jsonl, from 1, and against are the lines of those that outweigh it. Line 7 of the
+    answers that were believed from the start is "prior:7".
+
+    Args:
+        prior_lines: of each answer believed from the start, in the file that it is from.
     """
+
+    def line(position: int) -> str:
+        return str(position + 1) if position >= 0 else f"prior:{prior_lines[position]}"
+
     rows = []
     for c in contradictions:
         first, second = (_mark(str(ids[i])) for i in c.pair)
         oracle = answers[c.position].oracle if c.position >= 0 else "prior"
-        against = dict.fromkeys(_line(position) for position in c.against)
-        said, line = c.relation.value, _line(c.position)
-        rows.append((first, second, said, _mark(oracle), line, " ".join(against)))
+        against = " ".join(dict.fromkeys(map(line, c.against)))
+        said = c.relation.value
+        rows.append((first, second, said, _mark(oracle), line(c.position), against))
     _write_csv(path, [("first", "second", "said", "oracle", "answer", "against"), *rows])
 
 
@@ -214,10 +222,6 @@ def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     write_text(path, _UTF8_MARK + text.getvalue())
-
-
-def _line(position: int) -> str:
-    return str(position + 1) if position >= 0 else "prior"
 
 
 def write_embeddings(

@@ -87,6 +87,7 @@ def write(path: Path, report: Report) -> None:
         headline=wording.headline(report.summary),
         measured=wording.others(report.summary),
         answered=_answered(report.answers),
+        not_followed=wording.not_followed(report.summary),
         accuracy=_accuracy_chart(report),
         discovery=_discovery_chart(report),
         training=_training_charts(report),

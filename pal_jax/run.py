@@ -19,6 +19,7 @@ from pal_jax.active.journal import Journal
 from pal_jax.active.questions import (
     Answer,
     Oracle,
+    Relation,
     answer_from_dict,
     answer_to_dict,
 )
@@ -48,8 +49,9 @@ class Run:
     workdir: its folder, local or gs://. local: where journal and TensorBoard lie. identity: what
     config.json says, nested and JSON-able. facts: versions, devices, commit, for the report.
     journal: where all answers are; closed at the end; None in all processes but 0. pool: the
-    samples that are learned from. notes: what the screen should say of them. held_out: samples that
-    only evaluation sees, or None.
+    samples that are learned from. prior_lines: of each answer that the sampler believed from the
+    start, in its file. notes: what the screen should say of samples and answers. held_out: samples
+    that only evaluation sees, or None.
     make_oracle: (answers already given, stop) -> who answers the sampler, or None when nothing is
     asked; one that takes its time ends with Interrupted once `stop` says so.
     key: copied to all devices of the mesh. feed, embed, embed_held_out: see train.make_feed,
@@ -66,6 +68,7 @@ class Run:
     pool: Dataset
     held_out: Dataset | None
     sampler: Sampler
+    prior_lines: Sequence[int]
     notes: tuple[str, ...]
     make_oracle: Callable[[Sequence[Answer], Callable[[], bool]], Oracle] | None
     baseline: Baseline | None
@@ -313,16 +316,13 @@ def _write_results(
         h, z = embeddings
         summary: dict[str, Any] = {"samples": len(h)}
         if oracle is not None and run.audit:
-            audit = run.sampler.audit(oracle, h, run.audit)
-            if audit is not None:
-                summary["estimated_accuracy"] = audit.estimated_accuracy
-                summary["estimated_accuracy_low"] = audit.estimated_accuracy_low
-                if audit.unsure:
-                    summary["audits_unsure"] = audit.unsure
+            summary |= _audit(run, oracle, h)
         advance()
         partition = run.sampler.partition(h)
         groups = int(partition.groups.max()) + 1
         summary |= {"judgements": run.sampler.spent, "groups": groups}
+        if unsure := _count(run.sampler.answers, Relation.UNKNOWN):
+            summary["judgements_unsure"] = unsure
         if oracle is not None:
             summary["expected_gain"] = run.sampler.expected_gain(h, _NEXT)
         summary |= _final_scores(run, test, h, partition)
@@ -330,10 +330,7 @@ def _write_results(
         advance()
         folder, ids = run.workdir, run.pool.ids
         _write_partition(folder / "partition.csv", ids, partition)
-        contradictions = run.sampler.contradictions(partition.groups)
-        answers = run.sampler.answers
-        export.write_contradictions(folder / "contradictions.csv", ids, contradictions, answers)
-        summary["contradictions"] = len(contradictions)
+        summary |= _write_contradictions(run, folder / "contradictions.csv", partition)
         export.write_embeddings(folder / "embeddings.npz", ids, h, z)
         advance()
         report.write(folder / "report.html", _report(run, record, summary, partition, h))
@@ -342,10 +339,37 @@ def _write_results(
         bar.update()
     accuracy = summary.get("partition_accuracy")
     known = "" if accuracy is None else f", partition accuracy {accuracy:.4f}"
+    not_sure = f" ({unsure} of them not sure)" if unsure else ""
     print(
-        f"{len(h)} samples in {groups} groups from {run.sampler.spent} judgements{known}, "
-        f"in {summary['seconds']:.0f} s; look at {folder / 'report.html'}"
+        f"{len(h)} samples in {groups} groups from {run.sampler.spent} judgements{not_sure}{known}"
+        f", in {summary['seconds']:.0f} s; look at {folder / 'report.html'}"
     )
+
+
+def _audit(run: Run, oracle: Oracle, h: np.ndarray) -> dict[str, Any]:
+    """The final one, as the summary has it: how good the partition was before it."""
+    audit = run.sampler.audit(oracle, h, run.audit)
+    if audit is None:
+        return {}
+    return {
+        "estimated_accuracy": audit.estimated_accuracy,
+        "estimated_accuracy_low": audit.estimated_accuracy_low,
+        "audits": audit.judgements,
+    } | ({"audits_unsure": audit.unsure} if audit.unsure else {})
+
+
+def _count(answers: Sequence[Answer], relation: Relation) -> int:
+    """Judgements of this relation."""
+    return sum(answer.relations.count(relation) for answer in answers)
+
+
+def _write_contradictions(run: Run, path: Path, partition: Partition) -> dict[str, int]:
+    """How many there are, of answers bought and, if any, of those believed from the start."""
+    found, answers = run.sampler.contradictions(partition.groups), run.sampler.answers
+    export.write_contradictions(path, run.pool.ids, found, answers, run.prior_lines)
+    prior = sum(c.position < 0 for c in found)
+    told = {"contradictions": len(found) - prior}
+    return told | ({"prior_contradictions": prior} if prior else {})
 
 
 def _write_partition(path: Path, ids: np.ndarray, partition: Partition) -> None:
@@ -391,7 +415,7 @@ def _bar(total: int, done: int) -> tqdm:
 
 
 def _show_judgements(bar: tqdm, spent: int) -> None:
-    bar.set_postfix(judgements=spent)
+    bar.set_postfix(judgements=spent, refresh=sys.stderr.isatty())  # a log gets no line an answer
 
 
 def _say(*lines: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+_FEW = 20  # audit answers; from fewer an estimate may be off by a fifth and more
 PERCENT = "\u202f%"  # with the thin space that keeps it on the line of its number
 
 # In the order in which a table shows them.
@@ -22,11 +23,14 @@ NAMES = {
     "probe_accuracy": "Linear probe",
     "ridge_accuracy": "Ridge probe",
     "effective_rank": "Effective rank",
+    "judgements_unsure": "Judgements that were not sure",
     "estimated_accuracy": "Estimated accuracy",
     "estimated_accuracy_low": "Estimated accuracy, lower bound",
+    "audits": "Audit answers",
     "audits_unsure": "Audit answers that were not sure",
     "expected_gain": "Expected gain of 50 more answers",
     "contradictions": "Judgements not followed",
+    "prior_contradictions": "Prior judgements not followed",
     "loss": "Loss",
     "seconds": "Time",
 }
@@ -63,25 +67,58 @@ def lead(summary: Mapping[str, Any]) -> str:
     samples, groups = f"{summary['samples']:,} samples", f"{summary['groups']:,} groups"
     if not summary["judgements"]:
         return f"{samples}, {groups}, and not a single question asked."
-    return f"{summary['judgements']:,} yes/no answers put {samples} into {groups}."
+    sure, unsure = _sure(summary)
+    not_sure = f", and {unsure:,} not sure," if unsure else ""
+    return f"{_counted(sure, 'yes/no answer')}{not_sure} put {samples} into {groups}."
+
+
+def _sure(summary: Mapping[str, Any]) -> tuple[int, int]:
+    """(yes/no answers, "not sure") of the judgements."""
+    unsure = summary.get("judgements_unsure", 0)
+    return summary["judgements"] - unsure, unsure
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def _audited(summary: Mapping[str, Any]) -> str:
+    """What the estimate rests on, with the number of answers where they are few."""
+    audits = summary.get("audits", 0)
+    sure = audits - summary.get("audits_unsure", 0)
+    if not audits or sure >= _FEW:
+        return "by the audit"
+    return f"by {_counted(sure, 'sure answer')} of the audit alone"
+
+
+def not_followed(summary: Mapping[str, Any]) -> str:
+    """How many judgements the groups do not follow, and whose; '' where there are none."""
+    own, prior = summary.get("contradictions", 0), summary.get("prior_contradictions", 0)
+    told = [f"{own:,} of the judgements"] if own else []
+    told += [f"{prior:,} of those believed from the start"] if prior else []
+    return " and ".join(told)
 
 
 def headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(name, figure, what it means) of the figures that a reader wants first."""
-    judgements, samples = summary["judgements"], summary["samples"]
+    sure, unsure = _sure(summary)
+    asked = ""
+    if sure or unsure:
+        asked = f"{sure / summary['samples']:.2f} yes/no answers a sample"
+        asked += f", and {unsure:,} not sure" if unsure else ""
     notes = {
         "samples": "",
-        "judgements": f"{judgements / samples:.2f} yes/no answers a sample" if judgements else "",
+        "judgements": asked,
         "groups": "",
         "partition_accuracy": "of the samples are in the group of their class",
-        "estimated_accuracy": "by the audit, without true labels",
+        "estimated_accuracy": f"{_audited(summary)}, without true labels",
         "knn_accuracy": "by the vote of the nearest neighbours",
         "probe_accuracy": "by a linear classifier on the embedding",
         "seconds": "",
     }
     if "estimated_accuracy_low" in summary:
         low = show("accuracy", summary["estimated_accuracy_low"])
-        notes["estimated_accuracy"] = f"by the audit, and at least {low}"
+        notes["estimated_accuracy"] = f"{_audited(summary)}, and at least {low}"
     return [
         (NAMES[name], show(name, summary[name]), note)
         for name, note in notes.items()

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from pal_jax import data, experiment, run, workdir
+from pal_jax.active.oracles import AnswerFile
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.errors import UserError
 
@@ -179,7 +180,7 @@ def test_prior_answers_are_not_taken_for_those_of_whoever_answers_now(tmp_path):
     config = get_config("pal_active")
     config.oracle.prior = str(path)
     nine = data.Dataset("nine", np.zeros((9, 2), np.float32), np.arange(9).astype(str))
-    (answer,) = experiment.build_prior(config, nine)
+    (answer,) = experiment.build_prior(config, nine).answers
     assert answer.oracle == "prior:labels"
     sampler = experiment.build_sampler(
         config, 9, None, [answer], strategy="most_informative", journal=None
@@ -252,15 +253,37 @@ def test_what_may_be_unexpected_of_the_data_is_told(tmp_path):
     config.data.holdout = 0.0
     pool, _ = experiment.build_data(config)
     assert pool.class_names == ("a", "b")
-    skipped, classes = experiment.notes(config, pool, [])
+    skipped, classes = experiment.notes(config, pool, {})
     assert "1 files are left out, such as a/old.tif: not bmp" in skipped
     assert "2 subfolders (a, b) are taken for classes" in classes
     config.data.labels = False
     pool, _ = experiment.build_data(config)
     assert pool.labels is None
     answers = [Answer(Question(0, (1,)), (Relation.ALIKE,), "me")] * 3_000
-    _, prior = experiment.notes(config, pool, answers)
-    assert "of 3,000 prior answers 1,000 are believed" in prior
+    prior = AnswerFile(answers, range(1, 3_001))
+    _, told = experiment.notes(config, pool, {"prior": prior})
+    assert "of 3,000 prior answers 1,000 are believed" in told
+    assert prior.evenly(1_000).lines[::999] == [1, 3_000]
+
+
+def test_answers_about_samples_that_are_not_here_are_told(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    said = {"anchor": 0, "candidates": [9], "relations": ["alike"], "oracle": "me"}
+    names = (["0", "1"], ["8", "9"], ["2", "3"], ["nobody", "0"])
+    lines = [json.dumps(said | {"names": pair}) + "\n\n" for pair in names]
+    path.write_text("\ufeff" + "".join(lines))
+    nine = data.Dataset("nine", np.arange(9.0)[:, None], np.arange(9).astype(str))
+    config = get_config("pal_active")
+    config.oracle.prior = config.oracle.file = str(path)
+    config.oracle.name = "file"
+    prior, make_oracle = experiment.build_prior(config, nine), experiment.build_oracle(config, nine)
+    assert prior.lines == [1, 5]
+    files = experiment.answer_files(prior, make_oracle)
+    told = f"2 of 4 answers in {path} are about samples that are not here"
+    assert experiment.notes(config, nine, files) == (told, told)
+    path.write_text("".join(lines) + json.dumps(said))  # by number, and there is no tenth
+    files = experiment.answer_files(AnswerFile(), experiment.build_oracle(config, nine))
+    assert experiment.notes(config, nine, files) == (told.replace("2 of 4", "3 of 5"),)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
@@ -268,10 +291,10 @@ def test_samples_that_are_all_the_same_are_told(dtype):
     config = get_config("ssl")
     inputs = np.full((9, 4, 4, 1) if dtype is np.uint8 else (9, 3), 7, dtype)
     pool = data.Dataset("nine", inputs, np.arange(9).astype(str))
-    (told,) = experiment.notes(config, pool, [])
+    (told,) = experiment.notes(config, pool, {})
     assert told.startswith("all 9 samples of digits are the same")
     inputs[8] = 6
-    assert experiment.notes(config, pool, []) == ()
+    assert experiment.notes(config, pool, {}) == ()
 
 
 @pytest.mark.parametrize(

@@ -120,12 +120,12 @@ def test_contradictions_name_lines_of_the_answers(tmp_path):
         Contradiction((0, 1), Relation.NOT_ALIKE, 2, (0, 1)),
         Contradiction((1, 2), Relation.ALIKE, -1, (-2, -1, 1)),
     ]
-    export.write_contradictions(path, ["a", "+b", "c"], found, answers)
+    export.write_contradictions(path, ["a", "+b", "c"], found, answers, prior_lines=[4, 7])
     assert path.read_bytes().startswith(b"\xef\xbb\xbf")
     assert path.read_bytes().decode("utf-8-sig").splitlines() == [
         "first,second,said,oracle,answer,against",
         "a,'+b,not alike,'=ann,3,1 2",
-        "'+b,c,alike,prior,prior,prior 2",
+        "'+b,c,alike,prior,prior:7,prior:4 prior:7 2",
     ]
 
 

@@ -164,6 +164,17 @@ def test_headline_says_what_the_summary_says(tmp_path):
     assert "1 alike, 2 not alike, 1 not sure" in " ".join(page.text.split())
 
 
+def test_not_sure_is_no_answer(tmp_path):
+    summary = dict(a_report().summary, judgements=60, judgements_unsure=55, contradictions=3)
+    summary |= {"audits": 10, "audits_unsure": 9, "prior_contradictions": 2}
+    _, page = page_of(tmp_path, a_report(summary=summary))
+    assert "5 yes/no answers, and 55 not sure, put 40 samples into 4 groups." in page.text
+    assert "0.12 yes/no answers a sample, and 55 not sure" in page.text
+    assert "by 1 sure answer of the audit alone, and at least 81.2\u202f%" in page.text
+    text = " ".join(page.text.split())
+    assert "do not follow 3 of the judgements and 2 of those believed from the start;" in text
+
+
 def test_hardest_are_the_answers_that_the_embedding_would_not_have_guessed(monkeypatch):
     # Angles from sample 0, in degrees; cosine falls with the angle.
     angles = np.radians([0, 10, 60, 120, 20, 90])

@@ -1,6 +1,7 @@
 """The real command, from start to files, stopped at any moment and started again."""
 
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from configs import pal_active
 from pal_jax import experiment, export, report, run
@@ -180,11 +182,12 @@ WRITES = [
 ]
 
 
-def one_life(folder, npz, monkeypatch, last):
-    """Builds and runs in this process until write number `last`; the number of writes done.
-
-    Odd numbers die after the write, even ones instead of it.
-    """
+def tiny_config(npz):
+    """A config of a second, and its data in `npz`: 64 samples of 5 features in three classes."""
+    rng = np.random.default_rng(0)
+    y = np.arange(64) % 3
+    x = (4 * rng.normal(size=(3, 5))[y] + rng.normal(size=(64, 5))).astype(np.float32)
+    np.savez(npz, x=x, y=y)
     config = pal_active.get_config()
     config.update_from_flattened_dict(
         {
@@ -206,6 +209,15 @@ def one_life(folder, npz, monkeypatch, last):
             "oracle.name": "noisy",
         }
     )
+    return config
+
+
+def one_life(folder, npz, monkeypatch, last):
+    """Builds and runs in this process until write number `last`; the number of writes done.
+
+    Odd numbers die after the write, even ones instead of it.
+    """
+    config = tiny_config(npz)
     count = 0
 
     def dying(write):
@@ -238,11 +250,7 @@ def one_life(folder, npz, monkeypatch, last):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_that_dies_at_any_write_goes_on(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    y = np.arange(64) % 3
-    x = (4 * rng.normal(size=(3, 5))[y] + rng.normal(size=(64, 5))).astype(np.float32)
     npz = tmp_path / "x.npz"
-    np.savez(npz, x=x, y=y)
     writes = one_life(tmp_path / "whole", npz, monkeypatch, last=10**9)
     assert writes > 20
     expected = files(tmp_path / "whole")
@@ -260,6 +268,34 @@ def test_a_finished_run_can_be_started_again(whole):
     before = files(whole[0])
     finish(whole[0])
     assert files(whole[0]) == before
+
+
+@pytest.mark.slow
+def test_what_was_said_at_the_start_and_is_not_followed_is_named_by_its_line(tmp_path):
+    config = tiny_config(tmp_path / "x.npz")
+    said = [(0, 3, "alike"), (0, 1, "alike"), (1, 2, "not sure")]  # the second is not true
+    config.oracle.prior = str(tmp_path / "prior.jsonl")
+    lines = [
+        json.dumps({"anchor": i, "candidates": [j], "relations": [r], "oracle": "me"})
+        for i, j, r in said
+    ]
+    (tmp_path / "prior.jsonl").write_text("\n\n" + "\n".join(lines))
+    config.oracle.name = "labels"
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        run.execute(experiment.build(config, str(tmp_path / "run")), lambda: False)
+    table = (tmp_path / "run" / "contradictions.csv").read_text("utf-8-sig").splitlines()
+    assert table[1].startswith("0,1,alike,prior,prior:4,")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["contradictions"], summary["prior_contradictions"]) == (0, 1)
+
+
+def test_an_answer_leaves_no_line_where_nobody_watches():
+    log = io.StringIO()
+    with tqdm(total=9, file=log, mininterval=99) as bar:
+        before = log.getvalue()
+        run._show_judgements(bar, 7)
+        assert log.getvalue() == before
+    assert "judgements=7" in log.getvalue()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -127,7 +128,10 @@ class FileOracle:
     of what is written about a pair wins. "Not sure" for pairs that the file does not decide.
 
     Args:
-        names: [n] ids of the samples; see `read_answers`.
+        names: [n] ids of the samples; see `read_answer_file`.
+
+    Attributes:
+        file: what was read.
 
     Raises:
         UserError: the file is not there, or line L of it is not an answer.
@@ -142,7 +146,10 @@ class FileOracle:
         self.name = name
         self._votes: collections.Counter[Pair] = collections.Counter()
         value = {Relation.ALIKE: 1, Relation.NOT_ALIKE: -1, Relation.UNKNOWN: 0}
-        for answer in read_answers(path, names):
+        self.file = read_answer_file(path, names)
+        if names is not None:
+            self.file = self.file.below(len(names))
+        for answer in self.file.answers:
             for i, j, relation in answer.judgements:
                 self._votes[ordered(i, j)] += value[relation]
 
@@ -353,8 +360,46 @@ class ProgramOracle:
         return answer
 
 
+@dataclasses.dataclass(frozen=True)
+class AnswerFile:
+    """What a file such as answers.jsonl says of the samples that are here.
+
+    Args:
+        answers: in their order.
+        lines: of each of them in the file, from 1.
+        left_out: how many more there are, about other samples.
+    """
+
+    answers: Sequence[Answer] = ()
+    lines: Sequence[int] = ()
+    left_out: int = 0
+
+    def evenly(self, most: int) -> "AnswerFile":
+        """At most so many of the answers, spread over the file."""
+        count = min(len(self.answers), most)
+        return self._at(np.linspace(0, len(self.answers) - 1, count).astype(int).tolist())
+
+    def below(self, n: int) -> "AnswerFile":
+        """The answers about samples of numbers below n; the others are left out."""
+        questions = [answer.question for answer in self.answers]
+        kept = [k for k, q in enumerate(questions) if max(q.anchor, *q.candidates) < n]
+        more = len(self.answers) - len(kept)
+        return dataclasses.replace(self._at(kept), left_out=self.left_out + more)
+
+    def _at(self, places: Sequence[int]) -> "AnswerFile":
+        answers, lines = [self.answers[k] for k in places], [self.lines[k] for k in places]
+        return dataclasses.replace(self, answers=answers, lines=lines)
+
+
 def read_answers(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> list[Answer]:
-    """The answers in a JSON-lines file such as answers.jsonl; empty lines are skipped.
+    """The answers alone of `read_answer_file`."""
+    return list(read_answer_file(path, names).answers)
+
+
+def read_answer_file(
+    path: str | os.PathLike[str], names: Sequence[str] | None = None
+) -> AnswerFile:
+    """Reads a JSON-lines file such as answers.jsonl; empty lines are skipped.
 
     Args:
         names: [n] ids of the samples. Answers with "names" are then about the samples of these
@@ -366,10 +411,10 @@ def read_answers(path: str | os.PathLike[str], names: Sequence[str] | None = Non
     """
     row_of = None if names is None else {name: row for row, name in enumerate(names)}
     try:
-        text = pathlib.Path(path).read_text("utf-8")
+        text = pathlib.Path(path).read_text("utf-8-sig")  # tools of Windows like to mark theirs
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the answers in {path} cannot be read: {error}") from error
-    answers = []
+    found: list[tuple[int, Answer | None]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -377,10 +422,12 @@ def read_answers(path: str | os.PathLike[str], names: Sequence[str] | None = Non
                 answer = answer_from_dict(entry)
                 if row_of is not None and "names" in entry:
                     answer = _by_name(answer, entry["names"], row_of)
-                answers += [] if answer is None else [answer]
+                found.append((number, answer))
             except (UserError, ValueError, RecursionError) as error:  # also numbers without end
                 raise UserError(f"line {number} of {path} is not an answer: {error}") from error
-    return answers
+    here = [(number, answer) for number, answer in found if answer is not None]
+    lines, answers = [number for number, _ in here], [answer for _, answer in here]
+    return AnswerFile(answers, lines, len(found) - len(here))
 
 
 def _by_name(answer: Answer, names: Any, row_of: Mapping[str, int]) -> Answer | None:
