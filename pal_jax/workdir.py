@@ -14,6 +14,7 @@ from pal_jax.errors import UserError
 
 IDENTITY_FILE = "config.json"
 JOURNAL_FILE, JOURNAL_OWNER = "journal.sqlite", "journal.json"  # the second: where it lies apart
+_WORKDIR_OPTION, _JOURNAL_OPTION = "--workdir", "--config.checkpoint.journal"
 _UNFINISHED = f".{IDENTITY_FILE}.tmp"  # what a run leaves that is killed while it writes its first
 # What may differ when a run goes on: it changes where things lie and who is called, never a
 # result that is there already.
@@ -48,7 +49,7 @@ def locate(workdir: str, journal: str) -> tuple[Path, Path]:
         journal: where the journal lies; "" = in the workdir, or below runs/ where that is on gs://.
 
     Raises:
-        UserError: it is at another URL, or gs:// without its extra.
+        UserError: it is at another URL, or gs:// without what that needs.
     """
     if "://" not in workdir:
         return Path(workdir), Path(journal or workdir)
@@ -58,8 +59,8 @@ def locate(workdir: str, journal: str) -> tuple[Path, Path]:
         )
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(
-            f"--workdir={workdir} needs the tpu extra (pip install 'pal_jax[tpu]'), which is not "
-            "installed; install it, or name a local folder"
+            f"--workdir={workdir} needs gcsfs, which is not installed; pip install -r "
+            "requirements/tpu.txt, or name a local folder"
         )
     below = workdir.removeprefix("gs://").strip("/")
     return cast(Path, epath.Path(workdir)), Path(journal or f"runs/{below}")
@@ -76,29 +77,30 @@ def check(path: Path, local: Path, identity: Mapping[str, Any], *, free: float) 
     Raises:
         UserError: one is no folder, holds something else or another run, or its disk is full.
     """
-    for folder in {path, local}:
+    options = {local: _JOURNAL_OPTION, path: _WORKDIR_OPTION}  # the second where they are one
+    for folder, option in options.items():
         if "://" not in str(folder):
-            _check_local(folder, free)
+            _check_local(option, folder, free)
     if path.exists() and any(p.name != _UNFINISHED for p in path.iterdir()):
-        _check_owner("--workdir", path / IDENTITY_FILE, identity)
+        _check_owner(_WORKDIR_OPTION, path / IDENTITY_FILE, identity)
     if local != path and (local / JOURNAL_FILE).exists():  # another run's answers are not for this
-        _check_owner("config.checkpoint.journal", local / JOURNAL_OWNER, identity)
+        _check_owner(_JOURNAL_OPTION, local / JOURNAL_OWNER, identity)
 
 
-def _check_local(path: Path, free: float) -> None:
+def _check_local(option: str, path: Path, free: float) -> None:
     if path.exists() and not path.is_dir():
-        raise UserError(f"--workdir={path} is a file; name a folder, new or of this run")
+        raise UserError(f"{option}={path} is a file; name a folder, new or of this run")
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     if not existing.is_dir():
-        raise UserError(f"--workdir={path} lies below {existing}, which is a file, not a folder")
+        raise UserError(f"{option}={path} lies below {existing}, which is a file, not a folder")
     room = shutil.disk_usage(existing).free / 2**30
     if room < free:
         raise UserError(
-            f"the disk of --workdir={path} has {room:.2f} GiB free and config.checkpoint.free "
-            f"asks for {free:g}; make room, or choose a workdir on another disk"
+            f"the disk of {option}={path} has {room:.2f} GiB free and config.checkpoint.free "
+            f"asks for {free:g}; make room, or name a folder on another disk"
         )
     if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(f"--workdir={path}: {existing} may not be written to; choose another")
+        raise UserError(f"{option}={path}: {existing} may not be written to; choose another")
 
 
 def disagreement(leader: Mapping[str, Any], identity: Mapping[str, Any]) -> str | None:

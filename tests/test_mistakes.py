@@ -193,10 +193,17 @@ CASES = {
     "workdir of another config": ([PAL, "--workdir={tmp}/other"], ["another run", "--workdir"]),
     "workdir with a torn config": ([PAL, "--workdir={tmp}/torn"], ["torn/config.json"]),
     "workdir of something else": ([PAL, "--workdir={tmp}/foreign"], ["thesis.tex"]),
+    "journal is a file": (
+        [PAL, "--config.checkpoint.journal={tmp}/file.txt"],
+        ["--config.checkpoint.journal={tmp}/file.txt is a file"],
+    ),
     "workdir is a file": ([PAL, "--workdir={tmp}/file.txt"], ["file.txt", "is a file"]),
     "workdir below a file": ([PAL, "--workdir={tmp}/file.txt/x"], ["file.txt"]),
     "too little disk": ([PAL, "--config.checkpoint.free=1e9"], ["GiB", "checkpoint.free"]),
-    "cloud workdir without its extra": ([PAL, "--workdir=gs://b/x"], ["gs://b/x", "pal_jax[tpu]"]),
+    "cloud workdir without its extra": (
+        [PAL, "--workdir=gs://b/x"],
+        ["gs://b/x", "requirements/tpu.txt"],
+    ),
     "unknown kind of workdir": ([PAL, "--workdir=s3://b/x"], ["s3://b/x", "local folder"]),
     "too few devices": ([PAL, "--config.train.fsdp=3"], ["train.fsdp=3", "1 devices"]),
     "parts that do not divide": ([PAL, "--config.train.accumulate=7"], ["accumulate", "7 parts"]),
