@@ -9,6 +9,7 @@ the last checkpoint.
 import itertools
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import absl.logging
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from pal_jax.errors import Interrupted, LeadFailed, PeerLost, UserError
+from pal_jax.errors import Interrupted, LeadFailed, PeerLost, UserError, nearest
 from pal_jax.signals import stop_on_signals
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -41,18 +42,27 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
     try:
         stray = flags.FLAGS(argv)[1:]
     except Exception as error:  # parsing runs the user's config file, which may raise anything
-        said: object = error
-        while isinstance(said, (AttributeError, KeyError)) and said.args:
-            said = said.args[0]  # may hold another, and the string of that is quoted and escaped
-        sentence = " ".join(str(said).split())
-        if sentence.strip("'").isidentifier():
-            sentence = f"there is no option {sentence}; those of a section are named with it"
-        raise UserError(f"the command line does not fit {path}: {sentence}") from None
+        raise UserError(f"the command line does not fit {path}: {_sentence(error)}") from None
     if stray:
         raise UserError(f"stray argument {stray[0]!r}; options look like --config.seed=1")
     if not isinstance(_CONFIG.value, ConfigDict):
         raise UserError(f"--config={path} has no get_config() that returns a ConfigDict")
     return _CONFIG.value, _WORKDIR.value or f"runs/{Path(path).stem}"
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong with a flag, or in a config file."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        name, _, _ = error.flagname.partition(".")
+        return f"there is no --{error.flagname}{nearest(name, ('config', 'workdir'))}"
+    said: object = error
+    while isinstance(said, (AttributeError, KeyError)) and said.args:
+        said = said.args[0]  # may hold another, and the string of that is quoted and escaped
+    # Absl shows what was raised by its arguments, all of them in brackets.
+    sentence = re.sub(r"\('(.*)', '(.*)'\)$", r"\1: \2", " ".join(str(said).split()))
+    if sentence.strip("'").isidentifier():
+        sentence = f"there is no option {sentence}; those of a section are named with it"
+    return sentence
 
 
 def compiled_programs() -> Path:

@@ -17,7 +17,9 @@ def get_config() -> Any:
     c.data.test_split = ""  # TFDS split held out for kNN and probe; "" = data.holdout decides
     c.data.holdout = 0.0  # fraction of the samples held out for kNN and probe, in [0, 1)
     c.data.labels = True  # False: subfolders of pictures, or y, are no labels
-    c.data.limit = 0  # the first so many samples only; 0 = all
+    c.data.limit = (
+        0  # the first so many samples only, of a sorted folder the first classes; 0 = all
+    )
     c.data.image_size = 64  # pixels; pictures of several sizes are cut to squares of this side
     c.data.stream = False  # tfds: leave the images on disk and decode each when it is needed
     c.data.workers = 0  # threads that decode streamed images; 0 = one a core
@@ -47,7 +49,7 @@ def get_config() -> Any:
     c.model.width = 0  # of the first stage (convnet, ResNets) or of all layers; 0 = its default
     c.model.stem = "cifar"  # cifar | imagenet; ResNets only
     c.model.patch = 4  # pixels, side of a patch; ViT only
-    c.model.projector = (256, 2, 128)  # hidden width, layers, output width
+    c.model.projector = (256, 2, 128)  # hidden width, layers (0: z is h), output width
     c.model.dtype = "float32"  # float32 | bfloat16, of the computation; weights are float32
 
     c.loss = ConfigDict()
@@ -76,7 +78,7 @@ def get_config() -> Any:
     c.asking.at_once = 1  # questions proposed before any of their answers is seen
     c.asking.refit = 0  # judgements between closed-form linear refits of the embedding; 0 = none
     c.asking.candidates = 1  # of a question: 1 = pairs, M = "which of these M are like this one?"
-    # how often answers are wrong; -1 = estimated from them; None = 0 of labels, else estimated
+    # how often answers are wrong; -1 = estimated from them; left alone, 0 of labels, else estimated
     c.asking.error_rate = config_dict.placeholder(float)
 
     c.train = ConfigDict()

@@ -183,7 +183,7 @@ def load(
     if stream and kind not in STREAMED:
         raise UserError(
             f"data set {name!r} cannot be streamed, only {' and '.join(STREAMED)} sets; "
-            "set data.stream=False"
+            "set config.data.stream=False"
         )
     if (kind == "digits") == bool(colon) or (colon and not where):
         raise UserError(f"data set {name!r} must be one of {', '.join(FORMS)}")
@@ -347,7 +347,7 @@ def _streamed_labels(
 def _tfds_folder(where: str, data_dir: str | None) -> Path:
     """data_dir/NAME[/CONFIG]/VERSION, the newest version unless one is named."""
     if not data_dir:
-        raise UserError(f"tfds:{where} needs data_dir, the folder that holds the TFDS sets")
+        raise UserError(f"tfds:{where} needs config.data.data_dir=FOLDER, where the TFDS sets lie")
     base = Path(data_dir).expanduser()
     if not base.is_dir():
         raise UserError(f"the TFDS folder {base} does not exist")
@@ -483,17 +483,22 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         # Opened here, since np.load leaves the file open when its zip is broken.
         with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
+            if not zipfile.is_zipfile(stream):
                 raise UserError(
-                    f"{path} is not an .npz file; write one with numpy.savez(path, x=x)"
+                    f"{path} is not a whole .npz file; write one with numpy.savez(path, x=x)"
                 )
+            file = np.load(stream, allow_pickle=False)
             if "x" not in file:
                 raise UserError(f"{path} has no array x, only: {', '.join(file) or 'nothing'}")
             return file["x"], file.get("y")
     except UserError:
         raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):  # NumPy's advice would run whatever is in the file
+            raise UserError(
+                f"{path} holds Python objects; save x as an array of numbers, and y as one of "
+                "whole numbers or text"
+            ) from None
         raise UserError(f"{path} cannot be read as a plain .npz file: {error}") from error
 
 

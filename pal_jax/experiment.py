@@ -141,6 +141,12 @@ def build(config: Config, folder: str) -> Run:
     believed = prior.evenly(MOST_PRIOR)
     known = known_labels(pool.labels, config.graph.labelled, config.seed)
     plan = build_plan(config)
+    mean, std = data.channel_statistics(pool.inputs)
+    prepare = functools.partial(views.normalise, mean=mean, std=std)
+    model = build_model(config)
+    apply = sharding.data_parallel(model.apply, mesh)
+    make_views = build_views(config, mean, std, images=pool.inputs.ndim == 4)
+    optimizer, loss = build_optimizer(config), build_loss(config)
     identity = {
         "config": workdir.flatten(config.to_dict()),
         "data": {"samples": len(pool.inputs), "fingerprint": pool.fingerprint},
@@ -149,19 +155,14 @@ def build(config: Config, folder: str) -> Run:
     path, local = workdir.locate(folder, config.checkpoint.journal)
     hosts.only_lead(lambda: workdir.check(path, local, identity, free=config.checkpoint.free))
 
-    mean, std = data.channel_statistics(pool.inputs)
-    prepare = functools.partial(views.normalise, mean=mean, std=std)
-    model = build_model(config)
-    apply = sharding.data_parallel(model.apply, mesh)
-    optimizer = build_optimizer(config)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     sample = prepare(jnp.asarray(pool.inputs[:2]))
     state = train.init_state(jax.jit(model.init)(init_key, sample), optimizer, mesh)
     step = functools.partial(
         train.train_step,
-        views=build_views(config, mean, std, images=pool.inputs.ndim == 4),
+        views=make_views,
         apply=apply,
-        loss=build_loss(config),
+        loss=loss,
         optimizer=optimizer,
         accumulate=config.train.accumulate,
     )
@@ -291,6 +292,12 @@ def check(config: Config) -> None:
             bounds = "" if math.isfinite(values[key]) else "finite, "
             bounds += f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
             raise UserError(f"config.{key}={values[key]} cannot work; it must be {bounds}")
+    for key in ("asking.error_rate", "oracle.prior_error"):
+        if values[key] is not None and -1.0 < values[key] < 0.0:
+            raise UserError(
+                f"config.{key}={values[key]} cannot work; it must be at least 0, or -1, which "
+                "stands for estimated"
+            )
     for table, key in (
         (LOSSES, "loss.name"),
         (models.ENCODERS, "model.encoder"),
@@ -372,6 +379,11 @@ def check_sizes(config: Config, samples: int, devices: int) -> None:
     if devices % t.fsdp:
         raise UserError(
             f"config.train.fsdp={t.fsdp} does not divide the {devices} devices; make it a divisor"
+        )
+    if samples < 2:
+        raise UserError(
+            f"there is 1 sample of {config.data.name} to learn from, and nothing to compare it "
+            "with; give two or more"
         )
     if config.train.batch_size > samples:
         raise UserError(
@@ -618,11 +630,12 @@ def build_prior(config: Config, pool: data.Dataset) -> oracles.AnswerFile:
     prior = oracles.read_answer_file(config.oracle.prior, pool.ids.tolist())
     ids = [i for answer in prior.answers for pair in answer.judgements for i in pair[:2]]
     if not ids or max(ids) >= len(pool):
-        has = f"the {len(pool)} samples of {config.data.name}"
-        what = f"speaks of sample {max(ids)}, and {has} end at {len(pool) - 1}"
+        there = f"the {len(pool)} samples of {config.data.name}"
+        what = f"names none of {there}"
+        if ids:
+            what = f"speaks of sample {max(ids)}, and {there} are numbered from 0"
         raise UserError(
-            f"config.oracle.prior={config.oracle.prior} {what if ids else f'names none of {has}'}; "
-            "give answers about this data set"
+            f"config.oracle.prior={config.oracle.prior} {what}; give answers about this data set"
         )
     answers = [
         dataclasses.replace(answer, oracle=f"prior:{answer.oracle}") for answer in prior.answers

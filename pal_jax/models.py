@@ -66,8 +66,13 @@ def build(
             f"a projector is three whole numbers (hidden, layers, out), not {projector}"
         )
     hidden, layers, out = projector
-    if width < 0 or layers < 0 or (layers and min(hidden, out) < 1) or patch < 1:
-        raise UserError(f"sizes must be positive, not {width=}, {projector=}, {patch=}")
+    for name, size, works in (
+        ("width", width, width >= 0),
+        ("projector", projector, not layers or min(projector) >= 1),
+        ("patch", patch, patch >= 1),
+    ):
+        if not works:
+            raise UserError(f"sizes must be positive, not {name}={size}")
     compute = pick(DTYPES, dtype, "dtype")
     pick(STEMS, stem, "stem")
     net = _Network(

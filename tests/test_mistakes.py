@@ -37,6 +37,7 @@ def _files(tmp):
     _arrays(tmp / "short.npz", x=x, y=np.zeros(7, np.int64))
     _arrays(tmp / "nan.npz", x=np.where(x == 5, np.nan, x))
     _arrays(tmp / "none.npz", x=x[:0])
+    _arrays(tmp / "one.npz", x=x[:1])
     _arrays(tmp / "pickled.npz", x=np.array([{"a": 1}] * 600, dtype=object))
     (tmp / "answers.jsonl").write_text('{"anchor": 0}\n')
     (tmp / "foreign").mkdir()
@@ -82,6 +83,11 @@ CASES = {
     "fraction for a count": ([PAL, "--config.asking.budget=2.5"], ["asking.budget", "2.5"]),
     "stray argument": ([PAL, "seed=1"], ["'seed=1'", "--config.seed=1"]),
     "an option without its section": ([PAL, "--config.budget=3"], ["no option 'budget'"]),
+    "word for a yes or no": (
+        [PAL, "--config.data.labels=maybe"],
+        ["labels=maybe: Non-boolean argument to boolean flag: maybe"],
+    ),
+    "unknown flag with a section": ([PAL, "--conifg.seed=1"], ["conifg.seed", "mean 'config'"]),
     "unknown flag": ([PAL, "--wrkdir=x"], ["wrkdir", "workdir"]),
     "unknown data set kind": ([PAL, "--config.data.name=digit"], ["'digit'", "digits"]),
     "unknown loss": ([PAL, "--config.loss.name=vicrag"], ["'vicrag'", "'vicreg'", "simclr"]),
@@ -100,6 +106,8 @@ CASES = {
     "too little a round": ([PAL, "--config.asking.per_round=1"], ["asking.per_round=1", "0 to"]),
     "no round to ask in": ([PAL, "--config.train.rounds=1"], ["train.rounds=1", "at least 2"]),
     "flip of more than half": ([PAL, "--config.oracle.flip=0.7"], ["oracle.flip=0.7", "0.49"]),
+    "a negative rate of errors": ([PAL, "--config.asking.error_rate=-.5"], ["rate=-0.5", "or -1"]),
+    "a negative prior rate": ([PAL, "--config.oracle.prior_error=-.5"], ["error=-0.5", "or -1"]),
     "one view": ([PAL, "--config.views.count=1"], ["views.count=1", "at least 2"]),
     "colour of grey images": ([SSL, "--config.views.hue=0.1"], ["views.hue=0.1", "1 channel"]),
     "negative rate": ([PAL, "--config.train.learning_rate=-1"], ["learning_rate=-1"]),
@@ -116,9 +124,19 @@ CASES = {
     "all pictures broken": ([SSL, "--config.data.name=folder:{tmp}/broken"], ["a.png"]),
     "few pictures": ([SSL, "--config.data.name=folder:{tmp}/few"], ["256", "train.batch_size"]),
     "npz missing": ([SSL, "--config.data.name=arrays:{tmp}/no.npz"], ["{tmp}/no.npz"]),
-    "npz unreadable": ([SSL, "--config.data.name=arrays:{tmp}/text.npz"], ["text.npz"]),
+    "npz unreadable": (
+        [SSL, "--config.data.name=arrays:{tmp}/text.npz"],
+        ["text.npz is not a whole .npz file"],
+    ),
     "npz without x": ([SSL, "--config.data.name=arrays:{tmp}/nox.npz"], ["nox.npz", "x"]),
-    "npz with pickles": ([SSL, "--config.data.name=arrays:{tmp}/pickled.npz"], ["pickled.npz"]),
+    "npz with pickles": (
+        [SSL, "--config.data.name=arrays:{tmp}/pickled.npz"],
+        ["pickled.npz holds Python objects"],
+    ),
+    "npz with one sample": (
+        [SSL, "--config.data.holdout=0", "--config.data.name=arrays:{tmp}/one.npz"],
+        ["1 sample", "one.npz", "two or more"],
+    ),
     "npz with NaN": ([SSL, "--config.data.name=arrays:{tmp}/nan.npz"], ["nan.npz"]),
     "two configs": ([PAL, SSL], ["2 experiments", "one is needed"]),
     "mistyped key in a config": (["--config={tmp}/typo.py"], ["typo.py", "bugdet", "budget"]),
@@ -150,7 +168,11 @@ CASES = {
         [SSL, "--config.graph.labelled=5000"],
         ["graph.labelled=5000", "5000 labels"],
     ),
-    "TFDS without a folder": ([SSL, "--config.data.name=tfds:mnist"], ["data_dir"]),
+    "TFDS without a folder": ([SSL, "--config.data.name=tfds:mnist"], ["config.data.data_dir"]),
+    "a stream of what is no TFDS set": (
+        [SSL, "--config.data.stream=True"],
+        ["config.data.stream=False"],
+    ),
     "TFDS set not there": (
         [SSL, "--config.data.name=tfds:mnist", "--config.data.data_dir={tmp}/empty"],
         ["mnist", "{tmp}/empty"],
@@ -174,6 +196,10 @@ CASES = {
         ["no-such-program"],
     ),
     "prior missing": ([PAL, "--config.oracle.prior={tmp}/no.jsonl"], ["{tmp}/no.jsonl"]),
+    "prior of other names": (
+        [PAL, "--config.oracle.prior={tmp}/named.jsonl"],
+        ["names none of the 1797 samples of digits"],
+    ),
     "prior of other data": (
         [PAL, "--config.oracle.prior={tmp}/far.jsonl"],
         ["far.jsonl", "sample 1797", "digits"],
@@ -189,6 +215,10 @@ CASES = {
     "journal of nobody": (
         [PAL, "--config.checkpoint.journal={tmp}/orphan"],
         ["config.checkpoint.journal={tmp}/orphan", "journal.json"],
+    ),
+    "wrong value on another config": (
+        [PAL, "--workdir={tmp}/other", "--config.model.dtype=float61"],
+        ["float61", "bfloat16"],
     ),
     "workdir of another config": ([PAL, "--workdir={tmp}/other"], ["another run", "--workdir"]),
     "workdir with a torn config": ([PAL, "--workdir={tmp}/torn"], ["torn/config.json"]),

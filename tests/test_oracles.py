@@ -235,8 +235,10 @@ def test_what_a_program_said_before_it_failed_is_kept(tmp_path, text, message):
     timeout = 0.5 if "sleep" in text else 20.0
     start = time.monotonic()
     heard = []
-    with pytest.raises(oracles.OracleError, match=message):
+    with pytest.raises(oracles.OracleError, match=message) as raised:
         heard.extend(program(text, tmp_path, timeout=timeout)(QUESTIONS))
+    assert f"{tmp_path}/with a space.py" in str(raised.value)
+    assert "mend the program" in str(raised.value)
     assert [answer.question for answer in heard] == QUESTIONS[:1]
     assert heard[0].relations == TRUTH[0].relations
     assert time.monotonic() - start < 15

@@ -34,7 +34,7 @@ from pal_jax.errors import Interrupted, UserError
 _LONGEST_LINE = 1 << 20  # characters; a program that never ends its line fills no memory
 _LAST_LINES = 1.0  # seconds in which what a program has written still counts after a stop
 _LOOK_UP = 0.2  # seconds that a program is waited for between two looks at `stop`
-_KEPT = "the answers before it are kept, and the same command goes on from them"
+_KEPT = "the answers before it are kept; mend the program, and the same run goes on from them"
 _LAST_WORDS = 5.0  # seconds a program has to end by itself after its last answer
 
 
@@ -250,6 +250,7 @@ class ProgramOracle:
                 f"the timeout of the program oracle is in seconds, finite and above 0, not "
                 f"{timeout}; an hour is 3600"
             )
+        self.shown = f"the program {command[:200]!r}"
         self.timeout = timeout
         self.names = names
         self.name = name
@@ -289,7 +290,9 @@ class ProgramOracle:
                 start_new_session=True,  # a Ctrl-C is ours to handle
             )
         except OSError as error:
-            raise OracleError(f"{self.command[0]!r} cannot be started: {error}") from error
+            raise OracleError(
+                f"{self.shown} cannot be started: {error}; mend the command"
+            ) from error
 
     def _exit_code(self, process: subprocess.Popen[str]) -> int | None:
         """Of a program that has said all; None when it does not end soon."""
@@ -318,17 +321,17 @@ class ProgramOracle:
                 line = self._line(lines, last)
             except queue.Empty:
                 raise OracleError(
-                    f"{self.command[0]!r} took more than {self.timeout:g} s for {number}; {_KEPT}, "
+                    f"{self.shown} took more than {self.timeout:g} s for {number}; {_KEPT}, "
                     "with a longer oracle.timeout if it needs one"
                 ) from None
             if line is None:
                 code = self._exit_code(process)
                 how = "closed its output" if code is None else f"ended with exit code {code}"
-                raise OracleError(f"{self.command[0]!r} {how} before {number}; {_KEPT}")
+                raise OracleError(f"{self.shown} {how} before {number}; {_KEPT}")
             try:
                 answer = self._parse(question, line)
             except UserError as error:
-                raise OracleError(f"{self.command[0]!r}, {number}: {error}; {_KEPT}") from error
+                raise OracleError(f"{self.shown}, {number}: {error}; {_KEPT}") from error
             yield answer
 
     def _line(self, lines: "queue.SimpleQueue[str | None]", last: float) -> str | None:
