@@ -16,6 +16,7 @@ from sklearn import datasets
 from sklearn.preprocessing import StandardScaler
 
 from pal_jax import data
+from pal_jax.errors import UserError
 
 TABLES = {
     "breast_cancer": datasets.load_breast_cancer,
@@ -29,6 +30,9 @@ def load(name: str) -> tuple[np.ndarray, np.ndarray]:
 
     Digits are their 64 raw pixels over 16; tables are standardised, since the units of their
     columns have nothing to do with each other; what a file holds is taken as it is.
+
+    Raises:
+        SystemExit: there is no such data, in one sentence.
     """
     if name == "digits":
         x, y = datasets.load_digits(return_X_y=True)
@@ -36,8 +40,14 @@ def load(name: str) -> tuple[np.ndarray, np.ndarray]:
     if name in TABLES:
         x, y = TABLES[name](return_X_y=True)
         return StandardScaler().fit_transform(x), y
-    with np.load(name, allow_pickle=False) as file:
-        x, y = file["x"], file["y"]
+    try:
+        with np.load(name, allow_pickle=False) as file:
+            x, y = file["x"], file["y"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = ", ".join(["digits", *TABLES])
+        raise SystemExit(
+            f"error: --data {name} is none of {known}, and no .npz file with x and y"
+        ) from None
     return x.reshape(len(x), -1).astype(np.float64), y
 
 
@@ -48,7 +58,8 @@ def labelled_embedding(run: Path) -> tuple[np.ndarray, np.ndarray]:
     config = json.loads((run / "config.json").read_text())["config"]
     keys = ("data_dir", "split", "limit", "image_size")
     source = data.load(config["data.name"], **{key: config[f"data.{key}"] for key in keys})
-    assert source.labels is not None, f"{config['data.name']} has no labels"
+    if source.labels is None:
+        raise UserError(f"{config['data.name']} has no labels; take the run of data that has some")
     label = dict(zip(source.ids.tolist(), source.labels.tolist(), strict=True))
     return h, np.array([label[i] for i in ids.tolist()])
 
@@ -58,7 +69,12 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="workdir of a finished run")
     parser.add_argument("out", type=Path, help="the .npz to write")
     args = parser.parse_args()
-    x, y = labelled_embedding(args.run)
+    try:
+        x, y = labelled_embedding(args.run)
+    except OSError as error:
+        parser.error(f"{args.run} is no finished run: {error.filename}: {error.strerror}")
+    except UserError as error:
+        parser.error(str(error))
     np.savez(args.out, x=x, y=y)
     print(f"{args.out}: x {x.shape}, y {y.shape} with {len(np.unique(y))} classes")
 

@@ -28,6 +28,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from pal_jax import data, synthetic, views  # noqa: E402
+from pal_jax.errors import UserError  # noqa: E402
 from pal_jax.records import Records  # noqa: E402
 
 Stage = Callable[[], Any]
@@ -120,6 +121,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the decoded squares")
     parser.add_argument("--seconds", type=float, default=10.0, help="for the stages together")
     options = parser.parse_args()
+    if options.records < BATCH:
+        parser.error(f"--records {options.records} is not even the {BATCH} of one batch")
+    try:
+        measure(options)
+    except UserError as error:
+        parser.error(str(error))
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Prints the tables."""
     with tempfile.TemporaryDirectory() as folder:
         if not options.data:
             synthetic.write_tfds(Path(folder), {"train": options.records})

@@ -1,7 +1,9 @@
 r"""Answers that a partition needs with and without training, and with and without refits.
 
     python -m benchmarks.loop                                   # digits: all ways, three seeds
-    python -m benchmarks.loop --data fashion.npz --seeds 1 --answers 0 50 100 200 400 --goals 0.75
+    python -m benchmarks.loop --data wine --answers 0 10 25 50 100
+    python -m benchmarks.loop --data fashion.npz --seeds 1 --answers 0 25 50 100 200 \
+        --goals 0.65 0.7 0.75
 
 Digits: raw pixels and encoders of configs/pal_active.py, looked at as in benchmarks.questions, and
 also after each round of training. All other data are taken as they are: nothing is trained.

@@ -1,7 +1,9 @@
 """benchmarks/questions.py: what is measured, and that every method runs."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from pal_jax.active.journal import Journal
 from pal_jax.active.questions import Question, Relation
 from pal_jax.active.relations import Relations
 
+ROOT = Path(__file__).parent.parent
 CHECKS = [0, 10, 40]
 
 
@@ -155,6 +158,26 @@ def test_the_command_keeps_its_curves_and_draws_them(tmp_path, monkeypatch, caps
     assert capsys.readouterr().out == printed
     assert "| pal |" in printed
     assert "information floor" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("loop --data nosuch --seeds 1", "--data nosuch is none of digits, "),
+        ("loop --data {tmp}/x.npy --seeds 1", "x.npy is none of digits, "),
+        ("datasets {tmp} {tmp}/out.npz", "is no finished run: {tmp}/embeddings.npz: No such file"),
+        ("input --records 16", "--records 16 is not even the 32 of one batch"),
+        ("input --data digits", "'digits' cannot be streamed"),
+    ],
+)
+def test_what_a_benchmark_cannot_take_is_one_sentence(command, told, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    name, *options = command.format(tmp=tmp_path).split()
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert told.format(tmp=tmp_path) in done.stderr.splitlines()[-1]
 
 
 def test_a_quoted_row_says_that_it_is_quoted():
