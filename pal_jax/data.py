@@ -40,7 +40,7 @@ class Dataset:
         ids: [n] str, unique; the same sample has the same id in every run.
         labels: [n] int64 in 0 .. len(class_names) - 1, or None where the source has no labels.
         class_names: one name a class, () without labels.
-        skipped: "file: reason" for every file that could not be used.
+        skipped: "path: reason" for every file or folder that was left out.
     """
 
     name: str

@@ -240,7 +240,8 @@ def notes(
         )
     if pool.skipped:
         told.append(
-            f"{len(pool.skipped)} files are left out, such as {pool.skipped[0]}; the report has all"
+            f"{len(pool.skipped)} files or folders are left out, such as {pool.skipped[0]}; the "
+            "report has all"
         )
     if config.data.name.startswith("folder:") and pool.labels is not None:
         names = ", ".join(pool.class_names)[:60]

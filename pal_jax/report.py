@@ -52,7 +52,7 @@ class Report:
         embedding: [n, H] representations, for map, matrix and hardest questions.
         answers: all answers, oldest first.
         config: flat, option -> value.
-        skipped: "file: reason" for what could not be read.
+        skipped: "path: reason" for each file or folder that was left out.
     """
 
     title: str

@@ -254,7 +254,7 @@ def test_what_may_be_unexpected_of_the_data_is_told(tmp_path):
     pool, _ = experiment.build_data(config)
     assert pool.class_names == ("a", "b")
     skipped, classes = experiment.notes(config, pool, {})
-    assert "1 files are left out, such as a/old.tif: not bmp" in skipped
+    assert "1 files or folders are left out, such as a/old.tif: not bmp" in skipped
     assert "2 subfolders (a, b) are taken for classes" in classes
     config.data.labels = False
     pool, _ = experiment.build_data(config)
