@@ -183,7 +183,7 @@ def load(
     if stream and kind not in STREAMED:
         raise UserError(
             f"data set {name!r} cannot be streamed, only {' and '.join(STREAMED)} sets; "
-            "set config.data.stream=False"
+            "set data.stream=False"
         )
     if (kind == "digits") == bool(colon) or (colon and not where):
         raise UserError(f"data set {name!r} must be one of {', '.join(FORMS)}")
@@ -347,7 +347,7 @@ def _streamed_labels(
 def _tfds_folder(where: str, data_dir: str | None) -> Path:
     """data_dir/NAME[/CONFIG]/VERSION, the newest version unless one is named."""
     if not data_dir:
-        raise UserError(f"tfds:{where} needs config.data.data_dir=FOLDER, where the TFDS sets lie")
+        raise UserError(f"tfds:{where} needs data_dir, the folder that holds the TFDS sets")
     base = Path(data_dir).expanduser()
     if not base.is_dir():
         raise UserError(f"the TFDS folder {base} does not exist")
@@ -496,8 +496,8 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):  # NumPy's advice would run whatever is in the file
             raise UserError(
-                f"{path} holds Python objects; save x as an array of numbers, and y as one of "
-                "whole numbers or text"
+                f"{path} cannot be read as a plain .npz file: it holds Python objects; save x as "
+                "an array of numbers, and y as one of whole numbers or text"
             ) from None
         raise UserError(f"{path} cannot be read as a plain .npz file: {error}") from error
 

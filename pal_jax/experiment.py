@@ -318,6 +318,17 @@ def check(config: Config) -> None:
             f"config.train.rounds={config.train.rounds} rounds without a step; take more steps or "
             "fewer rounds"
         )
+    _check_data(config)
+    if asks:
+        _check_asking(config)
+
+
+def _check_data(config: Config) -> None:
+    if config.data.name.startswith("tfds:") and not config.data.data_dir:
+        raise UserError(
+            f"config.data.name={config.data.name} needs config.data.data_dir=FOLDER, where the "
+            "TFDS sets lie"
+        )
     if config.data.test_split:
         if config.data.test_split == config.data.split:
             raise UserError(
@@ -329,8 +340,6 @@ def check(config: Config) -> None:
                 f"config.data.holdout={config.data.holdout} and config.data.test_split="
                 f"{config.data.test_split} are two test sets; set one of them to nothing"
             )
-    if asks:
-        _check_asking(config)
 
 
 def _check_asking(config: Config) -> None:

@@ -131,7 +131,7 @@ CASES = {
     "npz without x": ([SSL, "--config.data.name=arrays:{tmp}/nox.npz"], ["nox.npz", "x"]),
     "npz with pickles": (
         [SSL, "--config.data.name=arrays:{tmp}/pickled.npz"],
-        ["pickled.npz holds Python objects"],
+        ["pickled.npz", "holds Python objects"],
     ),
     "npz with one sample": (
         [SSL, "--config.data.holdout=0", "--config.data.name=arrays:{tmp}/one.npz"],
@@ -171,7 +171,7 @@ CASES = {
     "TFDS without a folder": ([SSL, "--config.data.name=tfds:mnist"], ["config.data.data_dir"]),
     "a stream of what is no TFDS set": (
         [SSL, "--config.data.stream=True"],
-        ["config.data.stream=False"],
+        ["'digits' cannot be streamed", "data.stream=False"],
     ),
     "TFDS set not there": (
         [SSL, "--config.data.name=tfds:mnist", "--config.data.data_dir={tmp}/empty"],
