@@ -23,7 +23,7 @@ from pal_jax.active.questions import (
     answer_from_dict,
     answer_to_dict,
 )
-from pal_jax.active.sampler import Partition, Sampler
+from pal_jax.active.sampler import Belief, Partition, Sampler
 from pal_jax.checkpoint import Checkpoints
 from pal_jax.data import Dataset
 from pal_jax.errors import Interrupted, UserError
@@ -183,16 +183,17 @@ def _fit(
         def ask(h: np.ndarray) -> None:
             told = len(run.sampler.answers)
 
-            def buy() -> list[dict[str, Any]]:
+            def buy() -> tuple[list[dict[str, Any]], Belief | None]:
                 if oracle is not None:
                     asked = functools.partial(_show_judgements, bar)
                     train.buy_round(run.sampler, oracle, h, run.plan, asked=asked, stop=stop)
-                return [answer_to_dict(answer) for answer in run.sampler.answers[told:]]
+                bought = [answer_to_dict(answer) for answer in run.sampler.answers[told:]]
+                return bought, run.sampler.believe(h)
 
-            bought = hosts.only_lead(buy)
-            if not hosts.lead():
+            bought, belief = hosts.only_lead(buy)
+            if not hosts.lead():  # where h may have no rows
                 run.sampler.tell([answer_from_dict(answer) for answer in bought])
-            run.sampler.believe(h)
+                run.sampler.hold(belief)
 
         def save(state: train.TrainState) -> None:
             checkpoints.save(int(jax.device_get(state.step)), state, _progress(run, record))

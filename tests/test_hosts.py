@@ -141,6 +141,34 @@ def test_slurm_says_who_the_others_are(alone, cache, tmp_path):
     assert_same_run(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
+def test_what_the_lead_believes_of_a_pool_on_disk_is_taught_by_all(cache, tmp_path):
+    """Only process 0 has the embedding, and the answers, which may be wrong, are not proofs."""
+    said = [
+        {"anchor": i, "candidates": [j], "relations": ["not alike" if (i - j) % 4 else "alike"],
+         "oracle": "me"}
+        for i in range(64) for j in range(i)
+    ]  # fmt: skip
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in said))
+    options = [
+        "--config.data.name=synthetic:64",
+        "--config.data.image_size=8",
+        "--config.data.holdout=0",
+        "--config.train.batch_size=32",
+        "--config.train.steps=12",
+        "--config.train.warmup_steps=1",
+        "--config.oracle.name=file",
+        f"--config.oracle.file={tmp_path}/said.jsonl",
+        "--config.asking.error_rate=0.05",
+        "--config.asking.budget=120",
+    ]
+    for name, processes in (("alone", 1), ("both", 2)):
+        for status, err in ends(start(tmp_path / name, cache, processes, *options)):
+            assert status == 0, err
+    for line, other in zip(metrics(tmp_path / "both"), metrics(tmp_path / "alone"), strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-5), line
+
+
 def wait_until(lines, folder, processes):
     """Until metrics.jsonl has so many lines."""
     end = time.monotonic() + 120

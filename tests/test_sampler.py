@@ -706,6 +706,20 @@ def test_batches_teach_what_is_believed_not_what_was_said():
     assert same.sum() > 40 + 20
 
 
+def test_a_belief_is_held_where_there_is_no_embedding():
+    z = np.repeat(np.eye(4) * 10, 12, axis=0) + np.random.default_rng(0).normal(size=(48, 4))
+    here, there = (Sampler(48, budget=80, error_rate=0.1, related=1.0) for _ in range(2))
+    here.ask(LabelOracle(np.repeat(np.arange(4), 12)), z, 40)
+    here.tell([Answer(Question(0, (47,)), (Relation.ALIKE,), "labels")])  # which is not believed
+    there.tell(here.answers)
+    belief = here.believe(z)
+    assert here.batch(40).groups.tolist() != there.batch(40).groups.tolist()
+    there.hold(json.loads(json.dumps(belief)))
+    one, other = here.batch(40), there.batch(40)
+    np.testing.assert_array_equal(one.ids, other.ids)
+    np.testing.assert_array_equal(one.groups, other.groups)
+
+
 def test_expected_gain_falls_as_answers_come_in():
     sampler = Sampler(48, budget=200)
     before = sampler.expected_gain(Z, 20)

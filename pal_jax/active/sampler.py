@@ -37,6 +37,7 @@ _EXACT = 20_000  # samples up to which the engine looks at all of them
 _SURE = 0.9  # probability from which on a sample's group is taught where answers may be wrong
 MOST_PRIOR = 1_000  # answers believed from the start
 _NOT_IN_ORDER = "the oracle did not answer each question once, in their order"
+Belief = tuple[list[int], list[int]]  # samples that are sure of their group, and the group of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,15 +296,14 @@ class Sampler:
         before, after = expected_sureness(knowledge, count)
         return max(after - before, 0.0)
 
-    def believe(self, embeddings: np.ndarray) -> None:
-        """Batches draw on what is believed now, where answers may be wrong.
+    def believe(self, embeddings: np.ndarray) -> Belief | None:
+        """Batches draw on what is believed now, where answers may be wrong; returns it for `hold`.
 
         Samples that were asked about and are sure of their group become partners of each other,
         until this is called again. With oracles that are never wrong nothing is to be done:
         what answers prove needs no belief, and batches follow each answer at once.
         """
-        self._believed = None
-        self._partners = None
+        belief = None
         if not self.trust.is_hard(self._relations.judgements()):
             view = self._look_at(embeddings)
             posterior = infer(view.geometry, view.relations, self.trust)
@@ -312,7 +312,14 @@ class Sampler:
             heard = np.intersect1d(heard, posterior.nodes)
             sure = heard[posterior.sureness()[heard] > _SURE]
             group = posterior.cluster[sure].argmax(axis=1).tolist()
-            self._believed = (view.ids(sure).tolist(), group)
+            belief = view.ids(sure).tolist(), group
+        self.hold(belief)
+        return belief
+
+    def hold(self, belief: Belief | None) -> None:
+        """What `believe` has found where the embedding is: other hosts may have no row of it."""
+        self._believed = belief
+        self._partners = None
 
     def _alike(self) -> batches.Partners:
         """Who is known, or believed, to be alike; made anew where something was learned."""
@@ -406,13 +413,12 @@ class Sampler:
         self._pending = collections.deque(answers[state["answers"] :])
         self._batches = state["batches"]
         self._proposals = state["proposals"]
-        self._believed = state["believed"]
-        self._partners = None
+        self.hold(state["believed"])
         self._audits = state["audits"]
         self._audited = [(sureness, Relation(value)) for sureness, value in state["audited"]]
 
     def _restart(self) -> None:
-        self._believed: tuple[list[int], list[int]] | None = None  # samples, and a group for each
+        self._believed: Belief | None = None
         self._audits = 0  # that had anything to ask
         self._audited: list[tuple[float, Relation]] = []  # how sure it was, what was answered
         self._relations = Relations(self.n, self._known)
