@@ -32,6 +32,8 @@ _DENSE_PART = 512
 # An eigenvalue this small beside the largest one is 0.
 _ZERO = 1e-10
 
+Pair = tuple[float, np.ndarray, np.ndarray]  # value, rows where the vector is not 0, entries there
+
 
 def spectral_embedding(
     graph: graph_lib.GraphLike,
@@ -115,14 +117,12 @@ def fit_linear(
     cross = phi.T @ smooth / n
     try:
         # The generalised problem: V^T S V = I, so V is S^(-1/2) times the eigenvectors above.
-        values, vectors = scipy.linalg.eigh(
-            (cross + cross.T) / 2, second, subset_by_index=[m - k, m - 1]
-        )
+        values, vectors = _largest_of_dense((cross + cross.T) / 2, k, second)
     except np.linalg.LinAlgError as error:
         raise ValueError(
             f"the second moment of {m} features over {n} rows is singular: give a {ridge=} above 0"
         ) from error
-    return (vectors * np.sqrt(np.maximum(values, 0)))[:, ::-1]
+    return vectors * np.sqrt(np.maximum(values, 0))
 
 
 def fit_kernel(
@@ -212,10 +212,17 @@ def _largest(
     return _largest_of_parts(scipy.sparse.csr_array(matrix), k)
 
 
-def _largest_of_dense(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    n = len(matrix)
-    values, vectors = scipy.linalg.eigh(matrix, subset_by_index=[n - k, n - 1])
-    return values[::-1], vectors[:, ::-1]
+def _largest_of_dense(
+    matrix: np.ndarray, k: int, metric: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of matrix V = metric V diag(values), V^T metric V = I; values fall.
+
+    All N pairs are computed: LAPACK's drivers for some of them lose those of equal values, which
+    graphs of labels are full of, and do not say so.
+    """
+    driver = "evd" if metric is None else "gvd"
+    values, vectors = scipy.linalg.eigh(matrix, metric, driver=driver)
+    return values[: -k - 1 : -1], vectors[:, : -k - 1 : -1]
 
 
 def _largest_of_parts(matrix: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -223,7 +230,7 @@ def _largest_of_parts(matrix: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
     _, labels = scipy.sparse.csgraph.connected_components(matrix, directed=False)
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
-    pairs: list[tuple[float, np.ndarray, np.ndarray]] = []  # value, rows, entries
+    pairs: list[Pair] = []
     for rows in np.split(order, starts[1:]):
         part = matrix[rows][:, rows]
         if len(rows) <= max(_DENSE_PART, 2 * k):
@@ -232,11 +239,7 @@ def _largest_of_parts(matrix: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
             first = np.random.default_rng(0).normal(size=len(rows))
             values, vectors = scipy.sparse.linalg.eigsh(part, k=k, which="LA", v0=first)
         pairs += [(value, rows, column) for value, column in zip(values, vectors.T, strict=True)]
-    pairs = sorted(pairs, key=lambda pair: -pair[0])[:k]
-    vectors = np.zeros((matrix.shape[0], len(pairs)))
-    for column, (_, rows, entries) in enumerate(pairs):
-        vectors[rows, column] = entries
-    return np.array([value for value, _, _ in pairs]), vectors
+    return _largest_pairs(pairs, k, matrix.shape[0])
 
 
 def _largest_of_groups(
@@ -250,7 +253,7 @@ def _largest_of_groups(
     scale = np.ones(g.rows) if g.scale is None else np.asarray(g.scale, np.float64)
     _, labels = np.unique(np.asarray(g.ids), return_inverse=True)
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
-    pairs: list[tuple[float, np.ndarray, np.ndarray]] = []
+    pairs: list[Pair] = []
     for rows in members:
         s = scale[rows]
         if invariance is None:
@@ -264,8 +267,13 @@ def _largest_of_groups(
             for m in range(1, min(len(rows), k + 1)):  # Helmert's basis
                 entries = np.append(np.ones(m), -m) / np.sqrt(m * (m + 1))
                 pairs.append((rest, rows[: m + 1], entries))
+    return _largest_pairs(pairs, k, g.rows)
+
+
+def _largest_pairs(pairs: list[Pair], k: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(values [<= k], vectors [n, <= k]) of the k pairs of largest values; values fall."""
     pairs = sorted(pairs, key=lambda pair: -pair[0])[:k]
-    vectors = np.zeros((g.rows, len(pairs)))
+    vectors = np.zeros((n, len(pairs)))
     for column, (_, rows, entries) in enumerate(pairs):
         vectors[rows, column] = entries
     return np.array([value for value, _, _ in pairs]), vectors

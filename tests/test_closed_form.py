@@ -77,6 +77,32 @@ def test_all_kinds_of_graph_have_one_optimum(rng, name, normalized):
             np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-5)
 
 
+@every_loss
+@pytest.mark.parametrize("n", [505, 512, 600])
+def test_many_equal_eigenvalues_are_all_found(n, name):
+    """A graph of labels has C times 1 and N - C times 0."""
+    for classes, k in ((3, 4), (3, 64), (7, 20)):
+        g = graph_lib.normalize(graph_lib.from_labels(np.arange(n) % classes))
+        dense = np.asarray(g, float)
+        for invariance in (1.0, 0.5):
+            z = closed_form.spectral_embedding(dense, k, loss=name, invariance=invariance)
+            assert z.shape == (n, k)
+            rest = n * (1 - invariance) if name == "vicreg_squared" else 0.0
+            first = 1.0 if name == "spectral_contrastive" else n
+            expected = np.where(np.arange(k) < classes, first, rest)
+            np.testing.assert_allclose(z.T @ z, np.diag(expected), atol=1e-4)
+
+
+@pytest.mark.parametrize(("m", "k"), [(505, 20), (512, 4), (600, 9)])
+def test_a_linear_fit_of_features_that_tell_all_apart_has_its_width(m, k):
+    """Phi = I: of S^(-1/2) ... S^(-1/2), 7 eigenvalues are 1 and all others 1 / 2."""
+    g = graph_lib.normalize(graph_lib.from_labels(np.arange(m) % 7))
+    w = closed_form.fit_linear(np.eye(m), g, k, invariance=0.5, ridge=0)
+    assert w.shape == (m, k)
+    expected = np.where(np.arange(k) < 7, 1.0, 0.5)
+    np.testing.assert_allclose(w.T @ w / m, np.diag(expected), atol=1e-6)
+
+
 def test_weak_invariance_also_learns_within_groups():
     groups = graph_lib.from_groups([0, 0, 1, 1, 1, 1, 1, 2])
     dense = np.asarray(groups, float)
