@@ -12,12 +12,21 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import absl.logging
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from pal_jax.errors import Interrupted, LeadFailed, PeerLost, UserError, nearest
+from pal_jax.errors import (
+    FailedAlone,
+    Interrupted,
+    LeadFailed,
+    PeerLost,
+    UserError,
+    nearest,
+    sentence,
+)
 from pal_jax.signals import stop_on_signals
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -71,6 +80,12 @@ def compiled_programs() -> Path:
     return Path(caches).expanduser() / "pal_jax" / "compiled"
 
 
+def _leave(status: int) -> NoReturn:
+    from pal_jax import hosts  # imported already, where there are other processes
+
+    hosts.leave(status)
+
+
 def main(argv: list[str]) -> int:
     if "--help" in argv:
         print(__doc__)
@@ -90,19 +105,18 @@ def main(argv: list[str]) -> int:
             if stop():
                 raise Interrupted
             run.execute(experiment.build(config, workdir), stop)
-    except UserError as error:
+    except (UserError, OSError) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
+    except FailedAlone as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a disk that is full, a folder that may not be read or written
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-        return 2
+        _leave(2)
     except LeadFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except PeerLost as lost:
         print(f"error: {lost}; start the run again, on any number of processes", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(1)  # in good order would be to wait, for minutes, for the one that is gone
+        _leave(1)
     except (Interrupted, KeyboardInterrupt):
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from pal_jax import hosts
-from pal_jax.errors import PeerLost, UserError
+from pal_jax.errors import FailedAlone, PeerLost, UserError
 
 Progress = dict[str, Any]
 _FULL = ("No space left on device", "Disk quota exceeded")
@@ -137,8 +137,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, PeerLost):
-            return  # to finish would be to wait for the one that is gone
+        if kind is not None and issubclass(kind, PeerLost | FailedAlone):
+            return  # to finish would be to wait for one that is gone, or does not know
         with self._failing():
             self._manager.close()
             sys.unraisablehook = self._hook  # and not after a failure: orphans may still come in

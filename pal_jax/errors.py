@@ -11,6 +11,17 @@ class UserError(ValueError):
     """What was given, why it cannot work and what to do instead, in one sentence."""
 
 
+class KnownToAllError(UserError):
+    """The same where all processes of the run have been told of it: they leave in good order."""
+
+
+def sentence(error: UserError | OSError) -> str:
+    """What main.py prints of it; an OSError is a disk that is full, a file that may not be read."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{error.filename or 'a file'}: {error.strerror or error}"
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """' (did you mean X?)' for the name closest to `name`, or '' if none is close."""
     matches = difflib.get_close_matches(name, list(names), n=1)
@@ -32,6 +43,13 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to
 
 class PeerLost(Exception):  # noqa: N818 - what happened, like Interrupted
     """Another process of the same run is gone; this one cannot go on without it."""
+
+
+class FailedAlone(Exception):  # noqa: N818 - likewise
+    """This process has failed, and the others wait for it: it must leave without waiting for them.
+
+    Its text is the sentence of what failed.
+    """
 
 
 class LeadFailed(Exception):  # noqa: N818 - likewise

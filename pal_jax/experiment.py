@@ -120,7 +120,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-@hosts.noticing_a_lost_peer()
+@hosts.noticing_failures()
 def build(config: Config, folder: str) -> Run:
     """All objects of the run that `config` describes, in the workdir `folder`.
 
@@ -129,17 +129,27 @@ def build(config: Config, folder: str) -> Run:
     Raises:
         UserError: a value, a file or the workdir cannot work; says which, why, and what to do.
         LeadFailed, PeerLost: another process of the run has failed.
+        FailedAlone: instead of UserError, where the other processes do not know.
     """
     check(config)
     h = config.hosts
     hosts.start(h.coordinator, h.processes, h.process, h.timeout)
-    pool, held_out = build_data(config)
-    check_sizes(config, len(pool.inputs), jax.device_count())
+
+    def read() -> tuple[
+        data.Dataset,
+        data.Dataset | None,
+        np.ndarray | None,
+        OracleMaker | None,
+        oracles.AnswerFile,
+    ]:
+        pool, held_out = build_data(config)
+        check_sizes(config, len(pool.inputs), jax.device_count())
+        known = known_labels(pool.labels, config.graph.labelled, config.seed)
+        return pool, held_out, known, build_oracle(config, pool), build_prior(config, pool)
+
+    pool, held_out, known, make_oracle, prior = hosts.all_or_none(read)
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
-    make_oracle = build_oracle(config, pool)
-    prior = build_prior(config, pool)
     believed = prior.evenly(MOST_PRIOR)
-    known = known_labels(pool.labels, config.graph.labelled, config.seed)
     plan = build_plan(config)
     mean, std = data.channel_statistics(pool.inputs)
     prepare = functools.partial(views.normalise, mean=mean, std=std)

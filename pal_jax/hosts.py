@@ -12,8 +12,9 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from pal_jax import sharding
-from pal_jax.errors import Interrupted, LeadFailed, PeerLost, UserError
+from pal_jax.errors import (
+    FailedAlone,
+    Interrupted,
+    KnownToAllError,
+    LeadFailed,
+    PeerLost,
+    UserError,
+    sentence,
+)
 
 T = TypeVar("T")
 
@@ -33,6 +42,7 @@ _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _CHUNK = 2**16  # bytes; broadcasts are padded to a multiple, since each size is a program
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 _LEAVING = 60  # seconds that one which leaves in good order waits for the others to do so
+_LAST_WORDS = 3.0  # seconds that process 0 waits for the others when it does not
 
 
 def start(coordinator: str, processes: int, process: int, timeout: float) -> None:
@@ -67,14 +77,14 @@ def start(coordinator: str, processes: int, process: int, timeout: float) -> Non
     process = process if process >= 0 else int(environment.get("JAX_PROCESS_ID", -1))
     # Its handler of SIGTERM would take the place of ours, which also knows Ctrl-C.
     jax.config.update("jax_enable_preemption_service", False)
-    sentence = (
+    alone = (
         f"this process ({process if process >= 0 else 'as the scheduler says'}) could not join "
         f"the others at {coordinator or 'the address that the scheduler gives'} within "
         f"{timeout:g} s; start all {processes or ''} of them with the same hosts.coordinator and "
         "hosts.processes, each with its own hosts.process, and let that port through"
     )
     try:
-        with _leaving_after(timeout, sentence):
+        with _leaving_after(timeout, alone):
             jax.distributed.initialize(
                 coordinator_address=coordinator or None,
                 num_processes=processes or None,
@@ -87,19 +97,19 @@ def start(coordinator: str, processes: int, process: int, timeout: float) -> Non
         if not told:  # JAX knows of no others, and so there are none
             return
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{sentence} ({reason})") from None
+        raise UserError(f"{alone} ({reason})") from None
 
 
 @contextlib.contextmanager
-def _leaving_after(seconds: float, sentence: str) -> Iterator[None]:
-    """Ends the process with `sentence` unless the block ends before.
+def _leaving_after(seconds: float, reason: str) -> Iterator[None]:
+    """Ends the process with `reason` unless the block ends before.
 
     Where JAX itself gives up on the others it aborts, without a word that helps, and nothing can
     interrupt it while it waits.
     """
 
     def leave() -> None:
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        print(f"error: {reason}", file=sys.stderr, flush=True)
         os._exit(2)
 
     timer = threading.Timer(seconds, leave)
@@ -139,7 +149,8 @@ def only_lead(action: Callable[[], Any]) -> Any:
 
     Raises:
         Interrupted: in all of them, where `action` does.
-        LeadFailed: in the others, where `action` raises anything else.
+        KnownToAllError: in process 0 of several, where `action` raises UserError or OSError.
+        LeadFailed: in the others, where `action` raises anything but Interrupted.
     """
     if jax.process_count() == 1:
         return action()
@@ -157,17 +168,38 @@ def only_lead(action: Callable[[], Any]) -> Any:
         raise
     except PeerLost:
         raise
-    except BaseException:
+    except BaseException as error:
         _broadcast({"end": "failed"})
+        if isinstance(error, UserError | OSError):
+            raise KnownToAllError(sentence(error)) from error
         raise
     return _broadcast({"end": "", "value": value})["value"]
 
 
-def fail_together(sentence: str | None) -> None:
-    """Raises UserError in all processes, with their own `sentence`, where any of them has one."""
-    wrong = np.array(sentence is not None)
-    if np.any(multihost_utils.process_allgather(wrong) if jax.process_count() > 1 else wrong):
-        raise UserError(sentence or "another process of this run cannot go on, and says why")
+def fail_together(wrong: str | None) -> None:
+    """Raises KnownToAllError in all processes where any is `wrong`: each says its own sentence."""
+    flag = np.array(wrong is not None)
+    if np.any(multihost_utils.process_allgather(flag) if jax.process_count() > 1 else flag):
+        raise KnownToAllError(wrong or "another process of this run cannot go on, and says why")
+
+
+def all_or_none(action: Callable[[], T]) -> T:
+    """What `action` returns in each process, none of which may need the others to do it.
+
+    Raises:
+        KnownToAllError: in all of several processes, where in any `action` raises UserError or
+            OSError.
+    """
+    if jax.process_count() == 1:
+        return action()
+    done: list[T] = []
+    wrong = None
+    try:
+        done.append(action())
+    except (UserError, OSError) as error:
+        wrong = sentence(error)
+    fail_together(wrong)
+    return done[0]
 
 
 def lead_keeps(action: Callable[[], T]) -> T | None:
@@ -214,15 +246,39 @@ _BROKEN = ("Gloo", "NCCL", "CoordinationService", "Connection", "UNAVAILABLE")
 
 
 @contextlib.contextmanager
-def noticing_a_lost_peer() -> Iterator[None]:
-    """Turns what a broken connection raises into PeerLost; does nothing in a process alone."""
+def noticing_failures() -> Iterator[None]:
+    """What cannot end in good order, as its own error; does nothing in a process alone.
+
+    Raises:
+        PeerLost: for what a broken connection raises.
+        FailedAlone: for UserError and OSError that the others have not been told of.
+    """
     try:
         yield
+    except KnownToAllError:
+        raise
+    except (UserError, OSError) as error:
+        if jax.distributed.is_initialized() and jax.process_count() > 1:
+            raise FailedAlone(sentence(error)) from error
+        raise
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not is_lost_peer(error):
             raise
         first = str(error).splitlines()[0]
         raise PeerLost(f"another process of this run is gone ({first[:160]})") from error
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process at once. In good order would be to wait, for a minute, for the others.
+
+    With process 0 ends what JAX watches all of them by, which then aborts them: it waits a little,
+    for they may be about to fail likewise, or to notice that another one has.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if lead():
+        time.sleep(_LAST_WORDS)
+    os._exit(status)
 
 
 def is_lost_peer(error: Exception) -> bool:

@@ -100,12 +100,13 @@ def execute(run: Run, stop: Callable[[], bool]) -> None:
         Interrupted: `stop` said so; the newest checkpoint and the journal are on disk.
         LeadFailed: in all processes but 0, when that one has failed.
         PeerLost: another process is gone; the newest checkpoint and the journal are on disk.
+        FailedAlone: instead of UserError or OSError, where the other processes do not know.
     """
     with (
-        hosts.noticing_a_lost_peer(),  # around the end of Checkpoints, which waits for the others
+        hosts.noticing_failures(),  # around the end of Checkpoints, which waits for the others
         contextlib.nullcontext() if run.journal is None else contextlib.closing(run.journal),
         Checkpoints(run.workdir / "checkpoints", keep=run.keep) as checkpoints,
-        hosts.noticing_a_lost_peer(),  # within it, so that it knows and does not wait
+        hosts.noticing_failures(),  # within it, so that it knows and does not wait
     ):
         if jax.process_count() == 1 and stop():  # it took a while to come so far
             raise Interrupted
@@ -125,22 +126,29 @@ def _go_on(run: Run, progress: dict[str, Any] | None) -> None:
     """Takes sampler, journal and baseline to where a checkpoint left them."""
     if progress is None:
         return
-    seen = progress["sampler"]["answers"]
-    if run.journal is not None:
-        run.journal.refill(progress["journal"])
-        run.sampler.load_state_dict(progress["sampler"])
-    else:
-        log = [json.loads(text) for text in progress["journal"][:seen]]
+    if not hosts.lead():
+        log = [json.loads(text) for text in progress["journal"][: progress["sampler"]["answers"]]]
         run.sampler.load_state_dict(progress["sampler"] | {"log": log})
-    if run.baseline is not None:
-        run.baseline.sampler.load_state_dict(progress["baseline"])
+
+    def lead_on() -> None:
+        if run.journal is not None:
+            run.journal.refill(progress["journal"])
+            run.sampler.load_state_dict(progress["sampler"])
+        if run.baseline is not None:
+            run.baseline.sampler.load_state_dict(progress["baseline"])
+
+    hosts.only_lead(lead_on)
 
 
 def _oracle(run: Run, stop: Callable[[], bool]) -> Oracle | None:
-    """Who answers, told what has been answered."""
-    if run.make_oracle is None or run.journal is None:
-        return None
-    return run.make_oracle(run.journal.answers(), stop)
+    """Who answers, told what has been answered; None in all processes but 0."""
+
+    def make() -> Oracle | None:
+        if run.make_oracle is None or run.journal is None:
+            return None
+        return run.make_oracle(run.journal.answers(), stop)
+
+    return hosts.lead_keeps(make)
 
 
 @contextlib.contextmanager
@@ -161,9 +169,8 @@ def _answers_taken_home(run: Run) -> Iterator[None]:
 
 
 def _record(run: Run, progress: dict[str, Any] | None) -> Record:
-    if run.journal is None:
-        return Record(None, progress)
-    return Record((run.workdir / "metrics.jsonl", run.local / "tensorboard"), progress)
+    files = run.workdir / "metrics.jsonl", run.local / "tensorboard"
+    return hosts.lead_keeps(lambda: Record(files, progress)) or Record(None, progress)
 
 
 def _fit(

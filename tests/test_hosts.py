@@ -50,9 +50,9 @@ def free_port():
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
-def start(folder, cache, processes=1, *options, last=()):
+def start(folder, cache, processes=1, *options, last=(), program=("main.py",)):
     """The processes of one run, process 0 first; `last`: what only the last is told."""
-    command = [sys.executable, "main.py", *SMALL, f"--workdir={folder}", *options]
+    command = [sys.executable, *program, *SMALL, f"--workdir={folder}", *options]
     port = free_port()
     together = [f"--config.hosts.coordinator=127.0.0.1:{port}", "--config.hosts.timeout=120"]
     together.append(f"--config.hosts.processes={processes}")
@@ -257,3 +257,63 @@ def test_processes_of_different_runs_part_at_once(cache, tmp_path):
     assert "another process of this run cannot go on" in first[1]
     assert "process 0 has seed=0 and this one 1" in second[1]
     assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_data_that_one_process_cannot_read_end_all(cache, tmp_path):
+    begin = time.monotonic()
+    name = f"arrays:{tmp_path}/nowhere.npz"
+    first, second = ends(start(tmp_path / "run", cache, 2, last=[f"--config.data.name={name}"]))
+    assert first[0] == second[0] == 2
+    assert "another process of this run cannot go on" in first[1]
+    assert "nowhere.npz does not exist" in second[1]
+    assert time.monotonic() - begin < 45  # to wait for the others takes 60, and aborts
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_process_0_cannot_open_ends_all(cache, tmp_path):
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "tensorboard").write_text("")
+    option = f"--config.checkpoint.journal={tmp_path}/local"
+    begin = time.monotonic()
+    first, second = ends(start(tmp_path / "run", cache, 2, option))
+    assert first[0] == 2
+    assert "tensorboard: File exists" in first[1]
+    assert second[0] == 1
+    assert "process 0 has failed" in second[1]
+    assert time.monotonic() - begin < 45
+
+
+# main.py, whose process NUMBER has a bad disk from the 40th time on that it sends rows to a device.
+FAILING = """
+import sys
+import jax
+from pal_jax import sharding
+import main
+number, put_rows, calls = int(sys.argv.pop(1)), sharding.put_rows, []
+def put(*arguments):
+    calls.append(arguments)
+    if len(calls) >= 40 and jax.process_index() == number:
+        raise OSError(5, "Input/output error", "pool.bin")
+    return put_rows(*arguments)
+sharding.put_rows = put
+sys.exit(main.main(sys.argv))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_fails_alone_says_so_and_the_others_do_not_wait(number, cache, tmp_path):
+    begin = time.monotonic()
+    both = ends(start(tmp_path / "run", cache, 2, program=["-c", FAILING, str(number)]))
+    status, err = both[number]
+    assert status == 2, err
+    assert "error: pool.bin: Input/output error" in err
+    assert "Traceback" not in err
+    status, err = both[1 - number]
+    assert status != 0
+    # Gloo notices at once, or JAX's own watch does, which aborts.
+    assert "error: another process of this run is gone" in err or "another task died" in err
+    assert time.monotonic() - begin < 45
+    assert metrics(tmp_path / "run")
