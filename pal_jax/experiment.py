@@ -523,22 +523,26 @@ def build_loss(config: Config) -> Callable[..., jax.Array]:
     return functools.partial(pick(LOSSES, name, "config.loss.name"), **options)
 
 
-def _matrices(params: Any) -> Any:
-    """Which parameters decay: matrices and kernels, not biases and norms."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+def _kernels(params: Any) -> Any:
+    """Which parameters decay: those that multiply activations, not biases and norms.
+
+    By name, as in Beyer et al. 2022: an attention's biases are [heads, 64], no vectors. Learned
+    positions and class tokens, which our ViT has none of, would not decay either.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def _vectors(params: Any) -> Any:
-    return jax.tree.map(lambda p: p.ndim <= 1, params)
+def _biases_and_norms(params: Any) -> Any:
+    return jax.tree.map(lambda kernel: not kernel, _kernels(params))
 
 
 OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransformation]] = {
-    "adamw": lambda rate, decay: optax.adamw(rate, weight_decay=decay, mask=_matrices),
+    "adamw": lambda rate, decay: optax.adamw(rate, weight_decay=decay, mask=_kernels),
     "sgd": lambda rate, decay: optax.chain(
-        optax.add_decayed_weights(decay, _matrices), optax.sgd(rate, momentum=0.9)
+        optax.add_decayed_weights(decay, _kernels), optax.sgd(rate, momentum=0.9)
     ),
     "lars": lambda rate, decay: optax.lars(
-        rate, weight_decay=decay, weight_decay_mask=_matrices, trust_ratio_mask=_matrices
+        rate, weight_decay=decay, weight_decay_mask=_kernels, trust_ratio_mask=_kernels
     ),
 }
 
@@ -550,7 +554,7 @@ def build_optimizer(config: Config) -> optax.GradientTransformation:
     if t.bias_rate == 1.0:
         return rule
     # All rules are linear in the rate, after which nothing but this comes.
-    return optax.chain(rule, optax.masked(optax.scale(t.bias_rate), _vectors))
+    return optax.chain(rule, optax.masked(optax.scale(t.bias_rate), _biases_and_norms))
 
 
 # Oracles that know the true labels: random questions can be put to them for comparison.

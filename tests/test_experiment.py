@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from pal_jax import data, experiment, run, workdir
+from pal_jax import data, experiment, models, run, workdir
 from pal_jax.active.oracles import AnswerFile
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.errors import UserError
@@ -150,6 +150,41 @@ def test_biases_and_norms_do_not_decay():
             updates, _ = optimizer.update(zero, state, params)
         moved = jax.tree.map(lambda u: bool(np.abs(u).max() > 0), updates)
         assert moved == {"kernel": True, "bias": False}, name
+
+
+def vit_params():
+    """The parameters of a small ViT, all ones."""
+    model = models.build("vit_s", width=64, projector=(16, 2, 8), dtype="float32", patch=4)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((2, 8, 8, 3), np.float32))
+    return jax.tree.map(lambda shape: np.ones(shape.shape, np.float32), shapes["params"])
+
+
+@pytest.mark.parametrize("name", experiment.OPTIMIZERS)
+def test_the_biases_of_an_attention_are_biases(name):
+    """They are [heads, 64]; they neither decay nor have a trust ratio, and move at bias_rate."""
+    config = get_config("default")
+    config.train.update({"optimizer": name, "weight_decay": 0.5, "warmup_steps": 1})
+    params = vit_params()
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    biases = np.array([path[-1].key in ("bias", "scale") for path in paths])
+    ranks = np.array([leaf.ndim for leaf in jax.tree.leaves(params)])
+    assert set(ranks[biases]) == {1, 2}
+
+    def updates(gradients, bias_rate):
+        config.train.bias_rate = bias_rate
+        optimizer = experiment.build_optimizer(config)
+        state, moved = optimizer.init(params), None
+        with jax.numpy_dtype_promotion("standard"):
+            for _ in range(2):
+                moved, state = optimizer.update(gradients, state, params)
+        return np.array([np.abs(leaf).max() for leaf in jax.tree.leaves(moved)])
+
+    decay = updates(jax.tree.map(np.zeros_like, params), 1.0)
+    np.testing.assert_array_equal(decay == 0, biases)
+    one, tenth = updates(params, 1.0), updates(params, 0.1)
+    np.testing.assert_allclose(tenth, np.where(biases, 0.1 * one, one), rtol=1e-6)
+    if name == "lars":  # of a gradient of ones, twice with momentum: the rate itself
+        assert len(np.unique(one[biases])) == 1
 
 
 def test_biases_and_norms_can_have_a_rate_of_their_own():
