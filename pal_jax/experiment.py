@@ -5,7 +5,9 @@ Names become functions here, through the tables below, and nowhere else.
 
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
+import json
 import math
 import os
 import platform
@@ -35,7 +37,7 @@ from pal_jax import (
 )
 from pal_jax.active import oracles, strategies
 from pal_jax.active.journal import Journal
-from pal_jax.active.questions import Answer, Oracle
+from pal_jax.active.questions import Answer, Oracle, answer_to_dict
 from pal_jax.active.sampler import MOST_PRIOR, Sampler
 from pal_jax.errors import UserError, pick
 from pal_jax.records import Records
@@ -159,7 +161,8 @@ def build(config: Config, folder: str) -> Run:
     optimizer, loss = build_optimizer(config), build_loss(config)
     identity = {
         "config": workdir.flatten(config.to_dict()),
-        "data": {"samples": len(pool.inputs), "fingerprint": pool.fingerprint},
+        "data": {"samples": len(pool.inputs), "fingerprint": pool.fingerprint}
+        | ({"prior": _digest(prior)} if prior else {}),
     }
     hosts.fail_together(workdir.disagreement(hosts.only_lead(lambda: identity), identity))
     path, local = workdir.locate(folder, config.checkpoint.journal)
@@ -665,6 +668,12 @@ def build_prior(config: Config, pool: data.Dataset) -> oracles.AnswerFile:
         dataclasses.replace(answer, oracle=f"prior:{answer.oracle}") for answer in prior.answers
     ]
     return dataclasses.replace(prior, answers=answers)
+
+
+def _digest(answers: Sequence[Answer]) -> str:
+    """32 hex digits that change with any answer, its oracle, or their order."""
+    told = json.dumps([answer_to_dict(answer) for answer in answers], sort_keys=True)
+    return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
 
 
 def build_sampler(

@@ -151,6 +151,8 @@ def _check_owner(option: str, stamp: Path, identity: Mapping[str, Any]) -> None:
     if other is not None:
         key, value, here = other
         told = f"{key} is {value!r} there and {here!r} here"
+        if key == "data.prior":
+            told = "its oracle.prior held other answers"
         if key in ("data.samples", "data.fingerprint"):
             told = "its data were others" + (
                 f", {value} samples and not {here}" if key == "data.samples" else ""

@@ -276,6 +276,33 @@ def test_a_run_goes_on_by_another_path_to_the_same_data_and_says_what_is_other(t
         build("other")
 
 
+def test_a_run_goes_on_with_the_prior_answers_that_it_began_with(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.arange(60, dtype=np.float32).reshape(20, 3))
+    config = get_config("ssl")
+    config.update_from_flattened_dict(
+        {"data.name": f"arrays:{tmp_path}/x.npz", "data.holdout": 0.0, "model.encoder": "mlp",
+         "train.batch_size": 8, "oracle.prior": f"{tmp_path}/prior.jsonl"}
+    )  # fmt: skip
+
+    def build(folder, said, space=""):
+        line = (
+            f'{{"anchor": 0, "candidates": [1],{space} "relations": ["{said}"], "oracle": "me"}}\n'
+        )
+        (tmp_path / "prior.jsonl").write_text(line)
+        experiment.build(config, str(tmp_path / folder)).journal.close()  # pyright: ignore[reportOptionalMemberAccess]
+        return json.loads((tmp_path / folder / "config.json").read_text())
+
+    first = build("run", "alike")
+    build("run", "alike", "  ")  # the same answers, written otherwise
+    with pytest.raises(
+        UserError, match=r"run belongs to another run: its oracle\.prior held other"
+    ):
+        build("run", "not alike")
+    told = workdir.disagreement(first, build("other", "not alike"))
+    assert told is not None
+    assert told.startswith("process 0 has data.prior=")
+
+
 def test_what_may_be_unexpected_of_the_data_is_told(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
