@@ -6,7 +6,7 @@ model and optimiser come in as functions.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +190,10 @@ def make_embed(
         prepare: [B, ...] samples -> [B, ...] float32, what the encoder expects.
         inputs: [n, ...] samples on the host; they cross to the devices in chunks.
         batch_size: rows of one compiled chunk, a multiple of the devices; the last is padded.
+
+    Raises:
+        UserError: from the function, when h or z is not finite: the last step of a round may have
+            ruined weights whose loss still was.
     """
 
     def forward(params, batch_stats, x):
@@ -210,6 +214,8 @@ def make_embed(
             hs.append(jax.device_get(h)[: len(chunk)])
             zs.append(jax.device_get(z)[: len(chunk)])
         h, z = np.concatenate(hs), np.concatenate(zs)
+        if not (np.isfinite(h).all() and np.isfinite(z).all()):
+            _diverged(int(jax.device_get(state.step)) - 1, "its embedding is not finite")
         h.setflags(write=False)  # so the sampler knows it again without looking at its content
         return h, z
 
@@ -403,12 +409,16 @@ def _train_round(
 def _finite_metrics(step: int, metrics: dict[str, Array]) -> dict[str, float]:
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not np.isfinite(list(values.values())).all():
-        raise UserError(
-            f"training diverged at step {step} (loss {values['loss']}, gradient norm "
-            f"{values['grad_norm']}); lower train.learning_rate or raise train.warmup_steps, in a "
-            "new workdir: oracle.prior lets it begin with the answers.jsonl of this one"
-        )
+        _diverged(step, f"loss {values['loss']}, gradient norm {values['grad_norm']}")
     return values
+
+
+def _diverged(step: int, seen: str) -> NoReturn:
+    raise UserError(
+        f"training diverged at step {step} ({seen}); lower train.learning_rate or raise "
+        "train.warmup_steps, in a new workdir: oracle.prior lets it begin with the answers.jsonl "
+        "of this one"
+    )
 
 
 class _MetricsLog:

@@ -423,6 +423,13 @@ def test_a_stop_in_a_round_saves_and_one_at_its_start_does_not():
     assert calls == []
 
 
+def test_weights_that_a_last_step_ruins_end_the_run_before_they_are_measured_or_saved():
+    calls = []
+    with pytest.raises(UserError, match=r"diverged at step 0 \(its embedding is not finite\)"):
+        fit(hooks(calls), learning_rate=1e38, rounds=1, first=1)
+    assert calls == [("log", 0)]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved():
     calls = []
     with pytest.raises(UserError, match=r"learning_rate"):
