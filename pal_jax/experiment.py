@@ -162,7 +162,7 @@ def build(config: Config, folder: str) -> Run:
     identity = {
         "config": workdir.flatten(config.to_dict()),
         "data": {"samples": len(pool.inputs), "fingerprint": pool.fingerprint}
-        | ({"prior": _digest(prior)} if prior else {}),
+        | ({"prior": _digest(prior.answers)} if prior.answers else {}),
     }
     hosts.fail_together(workdir.disagreement(hosts.only_lead(lambda: identity), identity))
     path, local = workdir.locate(folder, config.checkpoint.journal)

@@ -429,3 +429,13 @@ def test_no_pair_is_in_a_batch_twice():
     assert rest.believed == (Relation.ALIKE, Relation.NOT_ALIKE)
     assert rest.groups == (False, True)
     assert strategies._unseen(idea, {frozenset((3, c)) for c in (4, 5, 6)}) is None
+
+
+@pytest.mark.parametrize(("most", "kept"), [(0.014, [7, 9]), (0.016, range(10))])
+def test_a_small_doubt_that_most_samples_share_is_no_reason_to_ask(most, kept):
+    """All but two samples have it; from 1.5 % on it is theirs, and not of the embedding as such."""
+    wrong = np.full(10, most)
+    wrong[[7, 9]] = 0.05, 0.4
+    found = strategies._beyond_doubt(wrong)
+    np.testing.assert_array_equal(np.flatnonzero(found), list(kept))
+    np.testing.assert_array_equal(found[list(kept)], wrong[list(kept)])

@@ -38,6 +38,7 @@ _Part = Callable[[np.ndarray], np.ndarray]
 
 _OPEN = 128  # uncertain samples that may be asked about
 _HEARERS = 2_000  # uncertain samples whose gain from an answer is counted
+_COMMON = 0.03  # of twice the median chance to be wrong: below, it is one that most samples share
 _TYPICAL = 24  # of a group's samples, at most those may speak for it
 _SCREEN, _LOOK = 2.0, 0.5  # seconds that a person needs for a question, and for each candidate
 _LOOKS = 6  # inferences for a batch, about: more take time and save no answers
@@ -431,7 +432,7 @@ def _point_gains(
     variance[posterior.nodes] = np.maximum(variance[posterior.nodes], left_out)
     samples = _worth_a_look(wrong * np.sqrt(variance + 1e-6), _place(posterior) >= 0, most)
     samples = np.array(list(dict.fromkeys([*samples.tolist(), *asked])), np.int64)
-    hearers, weight = _spread_out(wrong, _HEARERS)
+    hearers, weight = _spread_out(_beyond_doubt(wrong), _HEARERS)
     correlation = np.square(posterior.field.covariance(samples, hearers))
     correlation /= np.maximum(posterior.variance, 0.02)[hearers]
     correlation /= (posterior.variance[samples] + 0.01)[:, None]
@@ -440,6 +441,17 @@ def _point_gains(
     told = posterior.field.told(_place(posterior)[samples[again]], hearers)
     gains[again] += unheard[samples[again]] * (told @ weight)
     return samples, gains * part(posterior.cluster[samples]) * _patience(knowledge)[samples]
+
+
+def _beyond_doubt(wrong: np.ndarray) -> np.ndarray:
+    """[n] chances to be wrong, those left out that are no more than what most samples share.
+
+    Once nearly all is known, every sample is left with the same small doubt of the embedding. No
+    label takes it away: if it counted, samples whose label tells of many that are not in question
+    would come before the few that are.
+    """
+    shared = 2.0 * float(np.median(wrong))
+    return np.where(wrong > shared, wrong, 0.0) if shared < _COMMON else wrong
 
 
 def _unheard(posterior: Posterior) -> np.ndarray:
