@@ -316,10 +316,13 @@ def _write_results(
 ) -> None:
     with tqdm(total=4, desc="finishing", unit="stage") as bar:
 
-        def advance() -> None:
-            bar.update()
+        def pause() -> None:
             if stop():
                 raise Interrupted
+
+        def advance() -> None:
+            bar.update()
+            pause()
 
         h, z = embeddings
         summary: dict[str, Any] = {"samples": len(h)}
@@ -333,7 +336,7 @@ def _write_results(
             summary["judgements_unsure"] = unsure
         if oracle is not None:
             summary["expected_gain"] = run.sampler.expected_gain(h, _NEXT)
-        summary |= _final_scores(run, test, h, partition)
+        summary |= _final_scores(run, test, h, partition, pause)
         summary["seconds"] = round(record.seconds, 1)
         advance()
         folder, ids = run.workdir, run.pool.ids
@@ -394,7 +397,10 @@ def _write_partition(path: Path, ids: np.ndarray, partition: Partition) -> None:
     export.write_partition(path, ids, partition.groups, partition.probability, names)
 
 
-def _final_scores(run: Run, test: TestSet, h: np.ndarray, partition: Partition) -> dict[str, float]:
+def _final_scores(
+    run: Run, test: TestSet, h: np.ndarray, partition: Partition, pause: Callable[[], object]
+) -> dict[str, float]:
+    """Every figure that can be had; `pause`, called between those that take long, may raise."""
     labels = run.pool.labels
     few, known = _looked_at(run, h)
     scores = {"effective_rank": evaluate.effective_rank(few)}
@@ -402,11 +408,13 @@ def _final_scores(run: Run, test: TestSet, h: np.ndarray, partition: Partition) 
         scores |= evaluate.partition_scores(partition.groups, labels)
     if known is None:
         return scores
-    return scores | {
-        "knn_accuracy": evaluate.knn_accuracy(few, known, *test, k=run.neighbours),
-        "probe_accuracy": evaluate.logistic_probe(few, known, *test),
-        "ridge_accuracy": evaluate.ridge_probe(few, known, *test),
-    }
+    pause()
+    scores["knn_accuracy"] = evaluate.knn_accuracy(few, known, *test, k=run.neighbours)
+    pause()
+    scores["probe_accuracy"] = evaluate.logistic_probe(few, known, *test)
+    pause()
+    scores["ridge_accuracy"] = evaluate.ridge_probe(few, known, *test)
+    return scores
 
 
 def _bar(total: int, done: int) -> tqdm:

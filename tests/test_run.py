@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -17,9 +18,11 @@ import pytest
 from tqdm import tqdm
 
 from configs import pal_active
-from pal_jax import experiment, export, report, run
+from pal_jax import data, evaluate, experiment, export, report, run
 from pal_jax.active.journal import Journal
+from pal_jax.active.sampler import Partition
 from pal_jax.checkpoint import Checkpoints
+from pal_jax.errors import Interrupted
 
 ROOT = Path(__file__).parent.parent
 # Small enough for a test: 300 digits, 4 rounds of 30 steps, 40 judgements, a refit every 7.
@@ -261,6 +264,24 @@ def test_a_run_that_dies_at_any_write_goes_on(tmp_path, monkeypatch):
         actual = files(folder)
         for name, content in expected.items():
             assert actual[name] == content, (place, name)
+
+
+def test_a_stop_at_the_end_waits_for_one_figure_and_not_for_all(rng, monkeypatch):
+    done = []
+    for name in ("knn_accuracy", "logistic_probe", "ridge_probe"):
+        monkeypatch.setattr(evaluate, name, lambda *_, name=name, **__: done.append(name))
+    pool = data.Dataset("few", np.zeros((9, 2)), np.arange(9).astype(str), np.arange(9) % 3)
+    ended = types.SimpleNamespace(pool=pool, looked_at=0, neighbours=3)
+    partition = Partition(np.arange(9) % 3, np.ones(9))
+    pauses = iter([None, None])
+
+    def pause():
+        if next(pauses, "stop") is not None:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run._final_scores(ended, (None, None), rng.normal(size=(9, 2)), partition, pause)  # pyright: ignore[reportArgumentType]
+    assert done == ["knn_accuracy", "logistic_probe"]
 
 
 @pytest.mark.slow
