@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import os
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -330,18 +331,39 @@ def _streamed_labels(
         return None
     name = f"{where.replace('/', '-').replace(':', '-')}-{records.stamp.hex()}.labels.npy"
     path = None if cache is None else Path(cache).expanduser() / name
-    if path is not None and path.is_file():
-        return np.load(path, allow_pickle=False)
+    if path is not None and (kept := _kept_labels(path, n)) is not None:
+        return kept
     labels = np.empty(n, np.int64)
     found = pictures.progress(_in_batches(opened.source, n), n, f"reading labels of {where}")
     for row, record in enumerate(found):
         labels[row] = record[key]
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{os.getpid()}-{path.name}")
-        np.save(beside, labels)
-        beside.replace(path)  # whole or not at all, whoever else is writing it
+        _keep_labels(path, labels)
     return labels
+
+
+def _kept_labels(path: Path, n: int) -> np.ndarray | None:
+    """[n] int64 labels as `_keep_labels` left them; None where they are to be read anew."""
+    try:
+        with path.open("rb") as file:
+            labels = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError):  # not there, or damaged
+        return None
+    return labels if labels.shape == (n,) and labels.dtype == np.int64 else None
+
+
+def _keep_labels(path: Path, labels: np.ndarray) -> None:
+    """Whole or not at all, whoever else is writing it, on this host or on one that shares it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
+    try:
+        with beside.open("wb") as file:
+            np.save(file, labels)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave an empty file at `path`
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _tfds_folder(where: str, data_dir: str | None) -> Path:

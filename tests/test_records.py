@@ -244,6 +244,43 @@ def test_labels_of_a_streamed_set_are_read_once(imagenet, tmp_path, monkeypatch)
     assert len(list((tmp_path / "new" / "cache").iterdir())) == 1
 
 
+def test_labels_that_were_kept_and_are_damaged_are_read_anew(imagenet, tmp_path):
+    def load():
+        return data.load(
+            "tfds:imagenet2012",
+            data_dir=imagenet,
+            split="validation",
+            image_size=8,
+            stream=True,
+            cache=str(tmp_path),
+        )
+
+    labels = load().labels
+    assert labels is not None
+    (path,) = tmp_path.iterdir()
+    good = path.read_bytes()
+    arrays = io.BytesIO()
+    np.savez(arrays, labels)
+    short = io.BytesIO()
+    np.save(short, np.zeros(3, np.int64))
+    damages = (b"", good[:-9], good[:7], b"PK\x03\x04" + good, b"?" * 99)
+    for damaged in (*damages, arrays.getvalue(), short.getvalue()):
+        path.write_bytes(damaged)
+        np.testing.assert_array_equal(load().labels, labels)
+        assert path.read_bytes() == good
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_no_part_of_the_labels(imagenet, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(data.os, "fsync", full)
+    with pytest.raises((OSError, UserError), match="No space left"):
+        data.load("tfds:imagenet2012", data_dir=imagenet, stream=True, cache=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
