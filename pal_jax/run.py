@@ -334,6 +334,8 @@ def _write_results(
         summary |= {"judgements": run.sampler.spent, "groups": groups}
         if unsure := _count(run.sampler.answers, Relation.UNKNOWN):
             summary["judgements_unsure"] = unsure
+        if run.sampler.answers and run.sampler.trust.error_rate is None:
+            summary["error_rate"] = partition.error_rate
         if oracle is not None:
             summary["expected_gain"] = run.sampler.expected_gain(h, _NEXT)
         summary |= _final_scores(run, test, h, partition, pause)

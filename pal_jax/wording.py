@@ -28,6 +28,7 @@ NAMES = {
     "estimated_accuracy_low": "Estimated accuracy, lower bound",
     "audits": "Audit answers",
     "audits_unsure": "Audit answers that were not sure",
+    "error_rate": "Wrong answers of the oracle, estimated",
     "expected_gain": "Expected gain of 50 more answers",
     "contradictions": "Judgements not followed",
     "prior_contradictions": "Prior judgements not followed",
@@ -40,9 +41,7 @@ def show(name: str, value: Any) -> str:
     """The value of the figure `name` of summary.json or metrics.jsonl, with its unit."""
     if value is None:
         return "\u2013"
-    if name.endswith(("accuracy", "accuracy_low")):
-        return percent(value)
-    if name == "expected_gain":
+    if name.endswith(("accuracy", "accuracy_low")) or name in ("error_rate", "expected_gain"):
         return percent(value)
     if name == "seconds":
         minutes, seconds = divmod(round(value), 60)

@@ -226,7 +226,7 @@ def test_that_an_oracle_errs_is_decided_by_its_odds():
         odds = np.where(said == 0, alike, 1.0 - alike)[:, None]
         at_times = np.log(odds * (1.0 - grid) + (1.0 - odds) * grid).sum(axis=0)
         at_times = np.log((np.exp(at_times) * weight).sum() / weight.sum())
-        never = np.log(odds).sum() + evidence._IF_IT_ERRS
+        never = np.log(odds).sum() + evidence._ERRS
         if abs(never - at_times) > 1.0:  # else a rate for each kind may decide otherwise
             assert found == (never < at_times), seed
             checked.append(found)

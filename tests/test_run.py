@@ -101,6 +101,7 @@ def test_a_run_leaves_every_file(whole):
     assert summary["samples"] == 300
     assert summary["judgements"] == 40
     assert summary["groups"] >= 2
+    assert 0.0 <= summary["error_rate"] < 0.5
     for name in ("partition_accuracy", "ari", "nmi", "knn_accuracy", "probe_accuracy"):
         assert 0 < summary[name] <= 1, name
     assert 0 <= summary["estimated_accuracy_low"] < summary["estimated_accuracy"] <= 1

@@ -725,3 +725,11 @@ def test_expected_gain_falls_as_answers_come_in():
     before = sampler.expected_gain(Z, 20)
     sampler.ask(LabelOracle(LABELS), Z, 200)
     assert before > sampler.expected_gain(Z, 20) == pytest.approx(0.0, abs=0.02)
+
+
+@pytest.mark.parametrize(("flip", "given"), [(0.2, None), (0.0, None), (0.2, 0.1)])
+def test_a_partition_tells_how_often_the_oracle_errs(flip, given):
+    sampler = Sampler(48, budget=200, error_rate=given)
+    sampler.ask(NoisyOracle(LabelOracle(LABELS), flip, seed=2), Z, 150)
+    expected = pytest.approx(flip, abs=0.1) if given is None else given
+    assert sampler.partition(Z).error_rate == expected

@@ -11,8 +11,7 @@ from pal_jax.active.relations import Judgements
 
 SURE = 1e-6  # error of an oracle that is never wrong, where a logarithm is needed
 _WRONG, _RIGHT = 0.5, 19.5  # answers of each kind imagined before the first of an unknown oracle
-# log odds by which it must seem to err for that to be taken to be so, if it errs and if it does not
-_IF_IT_ERRS, _IF_NOT = 1.0, -3.0
+_ERRS = 1.0  # log odds that such an oracle errs, from which on it is taken to
 _STEPS = 20  # of the estimate of an oracle's rates
 _GUESSES = 0.42  # error expected of an oracle that is named to be estimated: a file of guesses
 _CODES = {relation: code for code, relation in enumerate(Relation)}
@@ -139,9 +138,10 @@ def errs(
 
     Answers are worth so much more if they are proof that this is a question of its own. Its odds
     are those of all that was said with the estimated rates, under what is then believed, to the
-    same with no errors; and that both under the same belief and under what is believed if all
-    answers are proof, which fits them better. An embedding that is wrong about many samples makes
-    a right oracle look wrong in the first way alone.
+    same with no errors: once under the same belief, and once under what is believed if all
+    answers are proof. An embedding that is wrong about many samples makes a right oracle look
+    wrong under the first, and answers that nothing was asked to check look right under the second:
+    it errs where the first says so, and the second does not say the opposite more loudly.
 
     Two rates that fit are worth less than none to be fitted: half the logarithm of how many times
     as many answers there are as were imagined, for each (the Beta integral at few errors).
@@ -164,7 +164,7 @@ def errs(
     same, better = (
         at_times - _log(np.where(said == _ALIKE, alike, 1.0 - alike)) for alike in (if_errs, if_not)
     )
-    return same > _IF_IT_ERRS and better > _IF_NOT
+    return same > _ERRS and same + better > _ERRS
 
 
 def _log(likelihood: np.ndarray) -> float:

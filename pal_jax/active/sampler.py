@@ -47,10 +47,12 @@ class Partition:
     Args:
         groups: [n] int, numbered from 0 by size descending; of equals, smallest sample id first.
         probability: [n] float in [0, 1], how sure it is of each sample's group.
+        error_rate: share of wrong answers of the oracle heard last, as given or estimated.
     """
 
     groups: np.ndarray
     probability: np.ndarray
+    error_rate: float = 0.0
 
 
 class Sampler:
@@ -264,7 +266,7 @@ class Sampler:
         asked = np.array([sureness for sureness, _ in decided])
         alike = np.array([relation is Relation.ALIKE for _, relation in decided])
         probability = stopping.calibrate(sureness, asked, alike, posterior.error)
-        return Partition(number_by_size(groups), probability)
+        return Partition(number_by_size(groups), probability, posterior.error)
 
     def contradictions(self, groups: np.ndarray) -> list[Contradiction]:
         """The answers that a partition, [n] int, does not follow, and those that stand against it.
