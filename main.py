@@ -6,6 +6,7 @@ of the run failed or is gone, and the same command, on as many processes as are 
 the last checkpoint.
 """
 
+import contextlib
 import itertools
 import logging
 import os
@@ -74,10 +75,14 @@ def _sentence(error: Exception) -> str:
     return sentence
 
 
-def compiled_programs() -> Path:
-    """Where JAX keeps what it has compiled, for the next run; its own variable goes first."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser() / "pal_jax" / "compiled"
+def keep_compiled_programs() -> None:
+    """Tells JAX where to keep what it compiles, for the next run; its own variables go first."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    with contextlib.suppress(RuntimeError):  # nobody's home, as in a container: nothing is kept
+        place = caches.expanduser() / "pal_jax" / "compiled"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(place))
+    # By default JAX keeps only what took a second: together the rest takes longer.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def _leave(status: int) -> NoReturn:
@@ -96,9 +101,7 @@ def main(argv: list[str]) -> int:
     try:
         with stop_on_signals() as stop:
             config, workdir = parse(argv)
-            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_programs()))
-            # By default JAX keeps only what took a second: together the rest takes longer.
-            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+            keep_compiled_programs()
             # JAX takes a second to import: not before the command line is known to be right.
             from pal_jax import experiment, run
 

@@ -120,6 +120,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "checkpoint.keep": (1, math.inf),
     "checkpoint.free": (0.0, math.inf),
 }
+_UNKNOWN_RATE = ("asking.error_rate", None)  # all other options need a number
 
 
 @hosts.noticing_failures()
@@ -300,12 +301,15 @@ def check(config: Config) -> None:
         )
     asks = config.oracle.name != "none"
     for key, (least, most) in _RANGES.items():
-        if (key.startswith("asking.") and not asks) or values[key] is None:
+        given = values[key]
+        if (key.startswith("asking.") and not asks) or (key, given) == _UNKNOWN_RATE:
             continue
-        if not (math.isfinite(values[key]) and least <= values[key] <= most):
-            bounds = "" if math.isfinite(values[key]) else "finite, "
+        value = math.nan if given is None else given
+        finite = math.isfinite(value)
+        if not (finite and least <= value <= most):
+            bounds = "" if finite else "a finite number, "
             bounds += f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
-            raise UserError(f"config.{key}={values[key]} cannot work; it must be {bounds}")
+            raise UserError(f"config.{key}={given} cannot work; it must be {bounds}")
     for key in ("asking.error_rate", "oracle.prior_error"):
         if values[key] is not None and -1.0 < values[key] < 0.0:
             raise UserError(

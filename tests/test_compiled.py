@@ -38,3 +38,23 @@ def test_a_second_run_finds_the_programs_of_the_first(tmp_path, chosen):
     assert (tmp_path / "caches").exists() != chosen
     first, second = (tmp_path / name / "embeddings.npz" for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
+
+
+# main.py where the user has no entry in the list of them, as in a container under any number.
+NOBODY = """
+import pwd, sys
+def getpwuid(number):
+    raise KeyError(number)
+pwd.getpwuid = getpwuid
+import main
+sys.exit(main.main(sys.argv))
+"""
+
+
+@pytest.mark.slow
+def test_without_a_home_a_run_keeps_no_programs(tmp_path):
+    gone = ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
+    environment = {k: v for k, v in os.environ.items() if k not in gone}
+    command = [sys.executable, "-c", NOBODY, "--config=configs/ssl.py", *TINY]
+    subprocess.run([*command, f"--workdir={tmp_path}/run"], cwd=ROOT, env=environment, check=True)
+    assert (tmp_path / "run" / "summary.json").exists()

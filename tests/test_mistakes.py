@@ -63,6 +63,10 @@ def _files(tmp):
         "from configs import default\n"
         "def get_config():\n    c = default.get_config()\n    c.asking.bugdet = 7\n    return c\n"
     )
+    (tmp / "nothing.py").write_text(
+        "from configs import default\n"
+        "def get_config():\n    c = default.get_config()\n    c.train.steps = None\n    return c\n"
+    )
     (tmp / "own.py").write_text(
         "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict()\n"
     )
@@ -140,6 +144,7 @@ CASES = {
     "npz with NaN": ([SSL, "--config.data.name=arrays:{tmp}/nan.npz"], ["nan.npz"]),
     "two configs": ([PAL, SSL], ["2 experiments", "one is needed"]),
     "mistyped key in a config": (["--config={tmp}/typo.py"], ["typo.py", "bugdet", "budget"]),
+    "nothing for a number": (["--config={tmp}/nothing.py"], ["train.steps=None", "at least 1"]),
     "a config of one's own": (["--config={tmp}/own.py"], ["lacks", "configs.default"]),
     "two sizes of a projector": ([PAL, "--config.model.projector=(256,2)"], ["(256, 2)", "three"]),
     "a word in a projector": ([PAL, "--config.model.projector=('a',2,3)"], ["'a'", "three"]),
