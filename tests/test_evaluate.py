@@ -134,6 +134,15 @@ def test_knn_lets_all_that_are_equally_near_vote():
         assert evaluate.knn_accuracy(*votes, query, labels[:1], k=1) == 1.0
 
 
+def test_near_neighbours_outvote_farther_ones_by_the_published_temperature():
+    """exp(c / 0.07): one at cosine 1 weighs as much as two at 1 - 0.07 log 2, or 0.9515."""
+    h, labels = np.array([[1.0, 0.0]] * 3), np.array([1, 0, 0])
+    for cosine, wins in ((0.95, 1), (0.953, 0)):
+        h[1:] = cosine, np.sqrt(1 - cosine**2)
+        query = np.array([[1.0, 0.0]])
+        assert evaluate.knn_accuracy(h, labels, query, np.array([wins]), k=3) == 1.0
+
+
 def test_knn_of_a_collapsed_embedding_is_the_largest_class():
     labels = np.array([0] * 6 + [1] * 3)
     for h in (np.zeros((9, 4)), np.ones((9, 4))):

@@ -5,15 +5,17 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from pal_jax import data, experiment, models, run, workdir
+from pal_jax import data, experiment, graph, models, run, workdir
 from pal_jax.active.oracles import AnswerFile
 from pal_jax.active.questions import Answer, Question, Relation
 from pal_jax.errors import UserError
+from tests import references
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem[0] != "_")
@@ -150,6 +152,20 @@ def test_biases_and_norms_do_not_decay():
             updates, _ = optimizer.update(zero, state, params)
         moved = jax.tree.map(lambda u: bool(np.abs(u).max() > 0), updates)
         assert moved == {"kernel": True, "bias": False}, name
+
+
+@pytest.mark.parametrize("name", ["vicreg", "barlow_twins"])
+def test_a_loss_of_views_is_told_how_many_there_are(rng, name):
+    config = get_config("default")
+    config.loss.name, config.views.count = name, 3
+    z = rng.normal(size=(12, 4)) + np.repeat(rng.normal(size=(3, 4)), 4, axis=0)
+    ids = np.tile([0, 1, 1, 2], 3)
+    g = references.graph_of_groups(ids)
+    actual = experiment.build_loss(config)(jnp.asarray(z, jnp.float32), graph.from_groups(ids))
+    reference = getattr(references, name)
+    options = dict(config.loss[name])
+    np.testing.assert_allclose(actual, reference(z, g, views=3, **options), rtol=1e-4)
+    assert abs(reference(z, g, views=1, **options) / actual - 1) > 1e-3
 
 
 def vit_params():
@@ -387,6 +403,7 @@ def test_a_workdir_goes_on_only_with_its_own_run(tmp_path):
     assert stamp["config"]["graph.labelled"] == 0.0
     config.data.data_dir = "elsewhere"
     config.checkpoint.every = 7
+    config.train.fsdp = 2
     experiment.build(config, str(tmp_path)).journal.close()  # pyright: ignore[reportOptionalMemberAccess]
     config.graph.labelled = 0.3
     with pytest.raises(UserError, match=r"graph\.labelled is 0\.0 there and 0\.3 here"):

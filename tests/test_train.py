@@ -435,3 +435,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved():
     with pytest.raises(UserError, match=r"learning_rate"):
         fit(hooks(calls), learning_rate=1e30)
     assert all(step < 3 for kind, step in calls if kind == "save")
+
+
+def test_a_state_is_never_saved_that_a_step_without_a_log_has_ruined():
+    calls = []
+    with pytest.raises(UserError, match=r"diverged at step 2"):
+        fit(hooks(calls), learning_rate=1e30, first=8, log_every=100)
+    assert calls == [("log", 0)]
