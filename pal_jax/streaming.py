@@ -67,9 +67,7 @@ def _dense_bwd(
     """d x_i = sum_j (c_i p_ij + c_j p_ji) x_j, p_ij = e_ij / sums_i."""
     x, e, sums = residual
     c = cotangent / sums
-    if (
-        bound is not None
-    ):  # one shift for all rows: e is symmetric, so one product serves both terms
+    if bound is not None:  # one shift: e is symmetric, so one product serves both terms
         return ((e * (c[:, None] + c[None, :])) @ x,)
     p = c[:, None] * e
     return (p @ x + p.T @ x,)

@@ -64,9 +64,14 @@ def init_state(
     # From the host, so that every process of a job may hand its (equal) copy in.
     variables = jax.device_get(variables)
     shapes = jax.eval_shape(create, variables)
-    placed = sharding.split_weights(mesh, shapes)
-    copied = jax.tree.map(lambda _: sharding.replicated(mesh), shapes.batch_stats)
-    placed = dataclasses.replace(placed, batch_stats=copied)
+    copied = sharding.replicated(mesh)
+    placed = dataclasses.replace(
+        shapes,
+        step=copied,
+        params=sharding.split_weights(mesh, shapes.params),
+        batch_stats=jax.tree.map(lambda _: copied, shapes.batch_stats),
+        opt_state=sharding.split_weights(mesh, shapes.opt_state),
+    )
     return jax.jit(create, out_shardings=placed)(variables)
 
 
@@ -99,7 +104,8 @@ def train_step(
         The next state, and `loss` and `grad_norm` (global L2 norm) as scalars.
     """
     x = views(jax.random.fold_in(key, state.step), inputs)
-    graph = graph_lib.from_groups(jnp.tile(groups, x.shape[0] // inputs.shape[0]))
+    # Not from_groups: the ids are compact already, and to make them so is a sort over all devices.
+    graph = graph_lib.Groups(jnp.tile(groups, x.shape[0] // inputs.shape[0]))
 
     def objective(params):
         variables = {"params": params, "batch_stats": state.batch_stats}

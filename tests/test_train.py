@@ -129,6 +129,14 @@ def bytes_of(tree, device):
     return sum(s.data.nbytes for s in shards if s.device == device)
 
 
+def test_the_step_does_not_sort_the_groups_that_the_sampler_has_numbered():
+    state, step, feed, _ = make(2)
+    batch = feed(Batch(np.arange(32), np.zeros(32, np.int32)))
+    program = step.lower(state, key(0, state), *batch).compile().as_text()  # pyright: ignore[reportFunctionMemberAccess]
+    assert " all-reduce(" in program
+    assert " sort(" not in program
+
+
 def test_fsdp_splits_weights_and_optimiser_state_and_keeps_them_split():
     state, step, feed, _ = make(8, fsdp=4)
     after, _ = step(state, key(0, state), *feed(Batch(np.arange(32), np.zeros(32, np.int32))))
