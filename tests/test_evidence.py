@@ -184,11 +184,11 @@ def test_an_oracle_that_nothing_contradicts_is_taken_for_one_that_is_never_wrong
     said = [ALIKE if (k % 2 == 1) != (k < wrong) else NOT_ALIKE for k in range(100)]
     answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
     table = rates(answers, Trust(None), alike)
-    assert errs(answers, table, ["ann"], alike, alike) != never
+    assert errs(answers, table, alike, answers, alike, ["ann"]) != never
     # Of nobody's answers nothing can be told, and "not sure" is no error.
-    assert not errs(answers, table, [], alike, alike)
+    assert not errs(answers, table, alike, answers, alike, [])
     unsure = heard(*[(k % 9, 9, UNKNOWN, "ann") for k in range(100)])
-    assert not errs(unsure, rates(unsure, Trust(None), alike), ["ann"], alike, alike)
+    assert not errs(unsure, rates(unsure, Trust(None), alike), alike, unsure, alike, ["ann"])
 
 
 def test_what_fits_better_if_all_answers_are_proof_is_proof():
@@ -198,14 +198,14 @@ def test_what_fits_better_if_all_answers_are_proof_is_proof():
     answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
     table = rates(answers, Trust(None), alike)
     fits = np.where([relation is ALIKE for relation in said], 0.9, 0.1)
-    assert errs(answers, table, ["ann"], alike, alike)
-    assert not errs(answers, table, ["ann"], alike, fits)
+    assert errs(answers, table, alike, answers, alike, ["ann"])
+    assert not errs(answers, table, alike, answers, fits, ["ann"])
     # What another oracle said is no matter.
     both = heard(*[(k % 9, 9, said[k], "ann" if k < 50 else "bob") for k in range(100)])
     table = rates(both, Trust(None), alike)
     half = np.where(np.arange(100) < 50, fits, 1.0 - fits)
-    assert not errs(both, table, ["ann"], alike, half)
-    assert errs(both, table, ["ann", "bob"], alike, half)
+    assert not errs(both, table, alike, both, half, ["ann"])
+    assert errs(both, table, alike, both, half, ["ann", "bob"])
 
 
 def test_that_an_oracle_errs_is_decided_by_its_odds():
@@ -220,7 +220,7 @@ def test_that_an_oracle_errs_is_decided_by_its_odds():
         prior = np.array([[RIGHT, WRONG, WRONG], [WRONG, RIGHT, WRONG]])
         table = evidence._likeliest_rates(prior, said, alike)[None]
         answers = heard(*[(0, 9, list(Relation)[code], "ann") for code in said])
-        found = errs(answers, table, ["ann"], alike, alike)
+        found = errs(answers, table, alike, answers, alike, ["ann"])
         grid = (np.arange(2_000) + 0.5) / 4_000  # rates below one half, one for both kinds
         weight = grid ** (WRONG - 1.0) * (1.0 - grid) ** (RIGHT - 1.0)
         odds = np.where(said == 0, alike, 1.0 - alike)[:, None]

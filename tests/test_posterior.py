@@ -112,6 +112,15 @@ def test_answers_of_an_oracle_of_unknown_rate_are_proof_if_it_never_errs(wrong, 
         np.testing.assert_array_equal(found.column, proven.column)
 
 
+def test_many_answers_of_an_oracle_of_unknown_rate_may_be_proof(monkeypatch):
+    """Of many proofs those that say the same are left out, and not if they may be wrong."""
+    monkeypatch.setattr(posterior_lib, "_MANY", 30)
+    answers = truth(some_pairs(12) * 5)
+    found, proven = (believe(*answers, trust=trust) for trust in (UNKNOWN_RATE, HARD))
+    assert found.hard
+    np.testing.assert_array_equal(found.column, proven.column)
+
+
 def doubtful(geometry: Geometry) -> tuple[int, int]:
     """A sample that is no node, about as probable in two columns, and its likeliest medoid."""
     free = np.setdiff1d(np.arange(N), geometry.medoids)

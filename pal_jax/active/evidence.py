@@ -130,9 +130,10 @@ def _likeliest_rates(prior: np.ndarray, said: np.ndarray, alike: np.ndarray) -> 
 def errs(
     judgements: Judgements,
     table: np.ndarray,
+    alike: np.ndarray,
+    proofs: Judgements,
+    if_proof: np.ndarray,
     oracles: Sequence[str],
-    if_errs: np.ndarray,
-    if_not: np.ndarray,
 ) -> bool:
     """Whether some oracles err at times, rather than never.
 
@@ -147,24 +148,32 @@ def errs(
     as many answers there are as were imagined, for each (the Beta integral at few errors).
 
     Args:
+        judgements: all of them.
         table: [O, 2, 3] from `rates`.
+        alike: [K] probability that the pair of each is alike, judged without it, if they err.
+        proofs: the judgements if they never do; some that say the same may be left out.
+        if_proof: [P] the same probability of these.
         oracles: names of those in question.
-        if_errs, if_not: [K] probability that the pair of each judgement is alike, judged without
-            it, under either belief.
     """
     asked = [o for o, oracle in enumerate(judgements.oracles) if oracle in oracles]
-    use = np.isin(judgements.oracle, asked) & (judgements.relation != _UNSURE)
-    said, oracle = judgements.relation[use], judgements.oracle[use]
-    if_errs, if_not = if_errs[use], if_not[use]
-    sure = table[:, :, :2] / table[:, :, :2].sum(axis=2, keepdims=True)
-    at_times = _log(if_errs * sure[oracle, 0, said] + (1.0 - if_errs) * sure[oracle, 1, said])
-    for kind in (if_errs, 1.0 - if_errs):
+    said, oracle, alike = _sure(judgements, asked, alike)
+    share = table[:, :, :2] / table[:, :, :2].sum(axis=2, keepdims=True)
+    at_times = _log(alike * share[oracle, 0, said] + (1.0 - alike) * share[oracle, 1, said])
+    for kind in (alike, 1.0 - alike):
         count = np.bincount(oracle, kind, minlength=len(table))[asked]
         at_times -= 0.5 * np.log1p(count / (_RIGHT + _WRONG)).sum()
-    same, better = (
-        at_times - _log(np.where(said == _ALIKE, alike, 1.0 - alike)) for alike in (if_errs, if_not)
-    )
-    return same > _ERRS and same + better > _ERRS
+    same = at_times - _log(np.where(said == _ALIKE, alike, 1.0 - alike))
+    said, _, alike = _sure(proofs, asked, if_proof)
+    other = at_times - _log(np.where(said == _ALIKE, alike, 1.0 - alike))
+    return same > _ERRS and same + other > _ERRS
+
+
+def _sure(
+    judgements: Judgements, oracles: Sequence[int], alike: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Code, oracle and chance of a pair that is alike, of what some oracles were sure of."""
+    use = np.isin(judgements.oracle, oracles) & (judgements.relation != _UNSURE)
+    return judgements.relation[use], judgements.oracle[use], alike[use]
 
 
 def _log(likelihood: np.ndarray) -> float:

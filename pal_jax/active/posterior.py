@@ -136,9 +136,8 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     unknown = trust.unknown(found.judgements)
     if unknown:
         never = _conclude(geometry, relations, dataclasses.replace(trust, error_rate=0.0))
-        if not evidence_lib.errs(
-            found.judgements, found.table, unknown, found.alike(), never.alike()
-        ):
+        told, proofs = (found.judgements, found.table, found.alike()), never.judgements
+        if not evidence_lib.errs(*told, proofs, never.alike(), unknown):
             found = never
     return found.posterior()
 
