@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
     try:
         stray = flags.FLAGS(argv)[1:]
     except Exception as error:  # parsing runs the user's config file, which may raise anything
-        raise UserError(f"the command line does not fit {path}: {_sentence(error)}") from None
+        raise UserError(f"the command line does not fit {path}: {_misread(error)}") from None
     if stray:
         raise UserError(f"stray argument {stray[0]!r}; options look like --config.seed=1")
     if not isinstance(_CONFIG.value, ConfigDict):
@@ -60,7 +60,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
     return _CONFIG.value, _WORKDIR.value or f"runs/{Path(path).stem}"
 
 
-def _sentence(error: Exception) -> str:
+def _misread(error: Exception) -> str:
     """What went wrong with a flag, or in a config file."""
     if isinstance(error, flags.UnrecognizedFlagError):
         name, _, _ = error.flagname.partition(".")
@@ -69,10 +69,10 @@ def _sentence(error: Exception) -> str:
     while isinstance(said, (AttributeError, KeyError)) and said.args:
         said = said.args[0]  # may hold another, and the string of that is quoted and escaped
     # Absl shows what was raised by its arguments, all of them in brackets.
-    sentence = re.sub(r"\('(.*)', '(.*)'\)$", r"\1: \2", " ".join(str(said).split()))
-    if sentence.strip("'").isidentifier():
-        sentence = f"there is no option {sentence}; those of a section are named with it"
-    return sentence
+    text = re.sub(r"\('(.*)', '(.*)'\)$", r"\1: \2", " ".join(str(said).split()))
+    if text.strip("'").isidentifier():
+        text = f"there is no option {text}; those of a section are named with it"
+    return text
 
 
 def keep_compiled_programs() -> None:
@@ -86,6 +86,7 @@ def keep_compiled_programs() -> None:
 
 
 def _leave(status: int) -> NoReturn:
+    """Ends this process at once, though others of the run would be waited for."""
     from pal_jax import hosts  # imported already, where there are other processes
 
     hosts.leave(status)

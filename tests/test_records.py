@@ -1,5 +1,6 @@
 """Images on disk: the same pixels as in memory, in the order asked for, read before they are."""
 
+import functools
 import io
 import threading
 import time
@@ -222,40 +223,27 @@ def test_what_is_streamed_equals_what_is_loaded(imagenet):
     assert len(prints) == 4
 
 
-def test_labels_of_a_streamed_set_are_read_once(imagenet, tmp_path, monkeypatch):
-    def load():
-        return data.load(
-            "tfds:imagenet2012",
-            data_dir=imagenet,
-            split="validation",
-            image_size=8,
-            stream=True,
-            cache=str(tmp_path / "new" / "cache"),
-        )
+def labels_kept_in(cache, data_dir):
+    options = {"split": "validation", "image_size": 8, "stream": True}
+    return data.load("tfds:imagenet2012", data_dir=data_dir, cache=str(cache), **options).labels
 
-    labels = load().labels
+
+def test_labels_of_a_streamed_set_are_read_once(imagenet, tmp_path, monkeypatch):
+    labels_kept = functools.partial(labels_kept_in, tmp_path / "new" / "cache", imagenet)
+    labels = labels_kept()
     np.testing.assert_array_equal(labels, np.arange(8) % 5)
 
     def never(*_):
         raise AssertionError("the records were read again")
 
     monkeypatch.setattr(data, "_in_batches", never)
-    np.testing.assert_array_equal(load().labels, labels)
+    np.testing.assert_array_equal(labels_kept(), labels)
     assert len(list((tmp_path / "new" / "cache").iterdir())) == 1
 
 
 def test_labels_that_were_kept_and_are_damaged_are_read_anew(imagenet, tmp_path):
-    def load():
-        return data.load(
-            "tfds:imagenet2012",
-            data_dir=imagenet,
-            split="validation",
-            image_size=8,
-            stream=True,
-            cache=str(tmp_path),
-        )
-
-    labels = load().labels
+    labels_kept = functools.partial(labels_kept_in, tmp_path, imagenet)
+    labels = labels_kept()
     assert labels is not None
     (path,) = tmp_path.iterdir()
     good = path.read_bytes()
@@ -266,7 +254,7 @@ def test_labels_that_were_kept_and_are_damaged_are_read_anew(imagenet, tmp_path)
     damages = (b"", good[:-9], good[:7], b"PK\x03\x04" + good, b"?" * 99)
     for damaged in (*damages, arrays.getvalue(), short.getvalue()):
         path.write_bytes(damaged)
-        np.testing.assert_array_equal(load().labels, labels)
+        np.testing.assert_array_equal(labels_kept(), labels)
         assert path.read_bytes() == good
         assert list(tmp_path.iterdir()) == [path]
 

@@ -733,3 +733,18 @@ def test_a_partition_tells_how_often_the_oracle_errs(flip, given):
     sampler.ask(NoisyOracle(LabelOracle(LABELS), flip, seed=2), Z, 150)
     expected = pytest.approx(flip, abs=0.1) if given is None else given
     assert sampler.partition(Z).error_rate == expected
+
+
+def test_an_audit_of_which_nobody_is_sure_changes_no_group():
+    """All of it is about pairs that are believed alike: "not sure" is no sign of such pairs."""
+
+    def nobody(questions):
+        return [Answer(q, (Relation.UNKNOWN,) * len(q.candidates), "nobody") for q in questions]
+
+    labels = np.arange(300) % 5
+    z = np.random.default_rng(0).normal(size=(300, 8)) + 4.0 * np.eye(8)[labels]
+    sampler = Sampler(300, budget=100, error_rate=None)
+    sampler.ask(nobody, z, 50)
+    before = partition_accuracy(sampler.partition(z).groups, labels)
+    assert sampler.audit(nobody, z, 40) is not None
+    assert partition_accuracy(sampler.partition(z).groups, labels) > before - 0.02

@@ -48,7 +48,7 @@ class Posterior:
         field: the regression at these nodes.
         error: share of wrong answers of the oracle heard last.
         error_low: (confidence) -> at least this; the same where the share is given, not estimated.
-        hard: whether no answer can be wrong.
+        hard: whether answers are proof: none can be wrong, or is taken to be.
     """
 
     nodes: np.ndarray
@@ -188,6 +188,7 @@ class _Conclusion:
         return alike
 
     def posterior(self) -> Posterior:
+        """The part of it that others need."""
         table, judgements, trust = self.table, self.judgements, self.trust
         field = self.belief.model.field
         return Posterior(
@@ -208,6 +209,8 @@ class _Conclusion:
 
 
 def _conclude(geometry: Geometry, relations: Relations, trust: Trust) -> _Conclusion:
+    """What follows from all answers if oracles err as `trust` says; rates that it does not give
+    are estimated from beliefs under the last ones."""
     judgements = relations.judgements()
     nodes, base = _nodes(geometry, relations)
     hard = trust.is_hard(judgements)
