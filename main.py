@@ -6,6 +6,11 @@ of the run failed or is gone, and the same command, on as many processes as are 
 the last checkpoint.
 """
 
+from pal_jax import memory
+
+if __name__ == "__main__":
+    memory.use_huge_pages()
+
 import contextlib
 import itertools
 import logging

@@ -19,6 +19,10 @@ from typing import Any, NamedTuple
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before JAX and torch count the cores
 
+from pal_jax import memory  # noqa: E402
+
+memory.use_huge_pages()  # as main.py does; PyTorch's step gains, too
+
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402

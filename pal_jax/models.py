@@ -4,7 +4,6 @@ Parameters and outputs are float32; the compute dtype in between may be bfloat16
 its statistics over all rows it is given, which under jit on a sharded batch is the global batch.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from pal_jax.convolution import convolve
 from pal_jax.errors import UserError, pick
 
 Variables = Mapping[str, Any]
@@ -120,6 +120,21 @@ def _batch_norm(train: bool, dtype: Any, name: str | None = None, **options: Any
     )
 
 
+class Conv(nn.Module):
+    """A convolution without bias; zeros around the images keep the grid's size (see `convolve`)."""
+
+    width: int
+    side: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.side, self.side, x.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
 class Projector(nn.Module):
     """Linear - BatchNorm - ReLU, layers - 1 times, then Linear; see `build`."""
 
@@ -154,11 +169,10 @@ class Mlp(nn.Module):
 class ConvNet(nn.Module):
     """A small convolutional net for 8x8 to 32x32 images, sized for CPUs; h is 8 `width` (32) wide.
 
-    The grid is halved by merging 2x2 patches (a matrix product), not by strided convolutions, whose
-    weight gradient XLA computes slowly on CPUs: 31 ms against 107 ms for 512 grids of 16x16x32. A
-    3x3 convolution where it is cheap lets patches overlap: first of all on images up to 16x16, on
-    the 8x8 and 4x4 grids of larger ones. All layers end in BatchNorm and ReLU; the last one is
-    dense, since where a stroke lies tells digits apart.
+    The grid is halved by merging 2x2 patches, a matrix product, which costs CPUs less than strided
+    convolutions. A 3x3 convolution where it is cheap lets patches overlap: first of all on images
+    up to 16x16, on the 8x8 and 4x4 grids of larger ones. All layers end in BatchNorm and ReLU; the
+    last one is dense, since where a stroke lies tells digits apart.
     """
 
     width: int = 32
@@ -170,14 +184,13 @@ class ConvNet(nn.Module):
             return nn.relu(_batch_norm(train, self.dtype)(x))
 
         def dense(x: Array, width: int) -> Array:
-            # As a matrix: XLA computes the weight gradient of a product of four axes ten times as
-            # slowly on CPUs (25 ms against 2.5 ms for 512 grids of 16x16x12).
+            # As a matrix: on CPUs the weight gradient of a product of four axes is much slower.
             rows = x.reshape(-1, x.shape[-1])
             rows = norm(nn.Dense(width, use_bias=False, dtype=self.dtype)(rows))
             return rows.reshape(*x.shape[:-1], width)
 
         def conv(x: Array, width: int) -> Array:
-            return norm(nn.Conv(width, (3, 3), use_bias=False, dtype=self.dtype)(x))
+            return norm(Conv(width, 3, dtype=self.dtype)(x))
 
         if max(x.shape[1:3]) <= 16:
             x = conv(x, self.width)
@@ -205,12 +218,12 @@ PAD_GRID = ((0, 0), (1, 1), (1, 1), (0, 0))
 
 
 def _cifar_stem(x: Array, width: int, train: bool, dtype: Any) -> Array:
-    x = nn.Conv(width, (3, 3), use_bias=False, dtype=dtype, name="stem")(x)
+    x = Conv(width, 3, dtype=dtype, name="stem")(x)
     return nn.relu(_batch_norm(train, dtype, "stem_norm")(x))
 
 
 def _imagenet_stem(x: Array, width: int, train: bool, dtype: Any) -> Array:
-    x = nn.Conv(width, (7, 7), 2, padding=3, use_bias=False, dtype=dtype, name="stem")(x)
+    x = Conv(width, 7, 2, dtype, name="stem")(x)
     x = nn.relu(_batch_norm(train, dtype, "stem_norm")(x))
     return nn.max_pool(jnp.pad(x, PAD_GRID), (3, 3), (2, 2))  # ReLU: 0 is as good as -inf
 
@@ -230,10 +243,9 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype)
-        y = conv(self.width, (3, 3), self.stride, padding=1)(x)
+        y = Conv(self.width, 3, self.stride, self.dtype)(x)
         y = nn.relu(_batch_norm(train, self.dtype)(y))
-        y = conv(self.width, (3, 3), padding=1)(y)
+        y = Conv(self.width, 3, dtype=self.dtype)(y)
         return _join(x, y, self.stride, train, self.dtype)
 
 
@@ -248,11 +260,10 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype)
-        y = nn.relu(_batch_norm(train, self.dtype)(conv(self.width, (1, 1))(x)))
-        y = conv(self.width, (3, 3), self.stride, padding=1)(y)
+        y = nn.relu(_batch_norm(train, self.dtype)(Conv(self.width, 1, dtype=self.dtype)(x)))
+        y = Conv(self.width, 3, self.stride, self.dtype)(y)
         y = nn.relu(_batch_norm(train, self.dtype)(y))
-        y = conv(4 * self.width, (1, 1))(y)
+        y = Conv(4 * self.width, 1, dtype=self.dtype)(y)
         return _join(x, y, self.stride, train, self.dtype)
 
 
@@ -261,7 +272,7 @@ def _join(x: Array, y: Array, stride: int, train: bool, dtype: Any) -> Array:
     # A scale of 0 makes each block the identity at the start (Goyal et al. 2017).
     y = _batch_norm(train, dtype, "last_norm", scale_init=nn.initializers.zeros)(y)
     if x.shape != y.shape:
-        x = nn.Conv(y.shape[-1], (1, 1), stride, use_bias=False, dtype=dtype, name="shortcut")(x)
+        x = Conv(y.shape[-1], 1, stride, dtype, name="shortcut")(x)
         x = _batch_norm(train, dtype, "shortcut_norm")(x)
     return nn.relu(x + y)
 
