@@ -7,7 +7,8 @@ r"""Images a second of a whole training step, beside a plain PyTorch step that d
 VICReg, two views, AdamW, float32, one process, one core; ours and PyTorch's in turn, the best of
 each, in CPU time. `step` starts from augmented views; `all` starts from uint8 images, which the
 peer augments with torchvision, image by image. share: of the measured rate of a matrix product, by
-XLA's count of the step's operations. compile: CPU seconds. Below, what the time of a step goes to.
+XLA's count of the step's operations. compile: CPU seconds. MiB: memory of our step beside its
+arguments. Below, what the time of a step goes to.
 """
 
 import argparse
@@ -186,9 +187,9 @@ def measure(case: Case, seconds: float, rate: float) -> tuple[str, list[str]]:
         cells += [
             f"{case.samples / there:>8.0f} {there / times[name]:>6.2f}" if there else " -" * 7
         ]
-    line = (
-        f"{case.name:<15} {case.samples:>5} {''.join(cells)} {share:>6.2f} {compile_seconds:>8.1f}"
-    )
+    mebibytes = bare.memory_analysis().temp_size_in_bytes / 2**20
+    line = f"{case.name:<15} {case.samples:>5} {''.join(cells)} {share:>6.2f}"
+    line += f" {compile_seconds:>8.1f} {mebibytes:>6.0f}"
     rows = []
     for who in ("", "torch "):
         if f"{who}step" in times:
@@ -207,7 +208,9 @@ def main() -> None:
     options = parser.parse_args()
     rate = sgemm_rate()
     print(f"sgemm {rate / 1e9:.0f} GFLOP/s; jax {jax.__version__}; samples/s, one core")
-    print("case            batch    step   torch  ratio     all   torch  ratio  share  compile")
+    print(
+        "case            batch    step   torch  ratio     all   torch  ratio  share  compile    MiB"
+    )
     below = []
     for case in CASES:
         if options.only in case.name:

@@ -21,8 +21,8 @@ def environment(monkeypatch):
     return dict(os.environ)
 
 
-def printed(environment):
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, "--some", "argument"]
+def printed(environment, program=PROGRAM):
+    command = [sys.executable, "-W", "error", "-c", program, "--some", "argument"]
     started = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     out, _ = started.communicate(timeout=60)
     assert started.returncode == 0
@@ -42,3 +42,8 @@ def test_a_program_starts_anew_once_as_the_same_process(environment):
 def test_what_is_set_already_stays(environment):
     pid, lines = printed(environment | {"GLIBC_TUNABLES": "glibc.malloc.check=0"})
     assert lines == [f"{pid} glibc.malloc.check=0 -c --some argument", "goes on"]
+
+
+def test_an_interactive_session_is_not_lost(environment):
+    pid, lines = printed(environment, "import sys; sys.ps1 = '>>> '" + PROGRAM)
+    assert lines == [f"{pid} None -c --some argument", "goes on"]
