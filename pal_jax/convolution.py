@@ -1,10 +1,10 @@
 """Convolutions whose gradients are fast on CPUs, too.
 
-There XLA's gradient of a kernel takes two to six times as long as the products in it. On CPUs, in
-float32, a 3x3 convolution of stride 1 is therefore made of 2x2 tiles (Winograd 1980; Lavin and
-Gray 2016, F(2x2, 3x3)): sixteen products, in which an output costs four multiplications a channel
-instead of nine, exact but for rounding (1e-6 of the largest output). The gradients of other small
-kernels are one product a pixel of the kernel. All else is XLA's, as all is on other devices.
+There XLA's gradient of a kernel takes much longer than the products in it. On CPUs, in float32, a
+3x3 convolution of stride 1 is therefore made of 2x2 tiles (Winograd 1980; Lavin and Gray 2016,
+F(2x2, 3x3)): sixteen products, in which an output costs four multiplications a channel instead of
+nine, exact but for rounding (1e-6 of the largest output). The gradients of other small kernels are
+one product a pixel of the kernel. All else is XLA's, as all is on other devices.
 """
 
 import functools
@@ -82,7 +82,7 @@ def _sliced_gradients(x: Array, kernel: Array, dy: Array, *, stride: int) -> tup
 
 def _tiled(x: Array, kernel: Array, *, turned: bool = False) -> Array:
     kernels = _both_sides(_G, [list(row) for row in kernel])
-    if turned:  # after the sums: a sum of turned matrices takes ten times as long
+    if turned:  # after the sums: summing turned matrices takes much longer
         kernels = [[k.T for k in row] for row in kernels]
     products = [
         [tile @ k for tile, k in zip(*rows, strict=True)]
