@@ -2,8 +2,8 @@ r"""Semi-supervised on CIFAR-10: as cifar_ssl, with 10 % of the labels known.
 
 python main.py --config=configs/cifar_semi.py --config.data.data_dir=TFDS_FOLDER
 
-Measured, seed 0, 3 minutes on two CPU cores: kNN accuracy 0.4915, linear probe 0.5156;
-partition accuracy 0.4982.
+Measured, seed 0, 62 seconds on two CPU cores: kNN accuracy 0.4979, linear probe 0.5293;
+partition accuracy 0.5328.
 """
 
 from configs import cifar_ssl

@@ -5,7 +5,7 @@ r"""Self-supervised on CIFAR-10: 10,000 training images, tested on the 10,000 of
 Sized for two CPU cores. On an accelerator take the published setting: all 50,000 images and a
 ResNet-18, --config.data.limit=0 --config.model.encoder=resnet18 --config.train.steps=78000.
 
-Measured, seed 0, 6 minutes on two shared CPU cores: kNN accuracy 0.4507, linear probe 0.4826.
+Measured, seed 0, 67 seconds on two CPU cores: kNN accuracy 0.4534, linear probe 0.4837.
 """
 
 from configs import default

@@ -2,7 +2,7 @@ r"""Supervised on CIFAR-10: as cifar_ssl, with all labels known.
 
 python main.py --config=configs/cifar_supervised.py --config.data.data_dir=TFDS_FOLDER
 
-Measured, seed 0, 7 minutes on two shared CPU cores: kNN accuracy 0.5546, linear probe 0.5539.
+Measured, seed 0, 63 seconds on two CPU cores: kNN accuracy 0.5527, linear probe 0.5497.
 """
 
 from configs import cifar_ssl

@@ -2,8 +2,8 @@ r"""Semi-supervised on Fashion-MNIST: as fashion_ssl, with 10 % of the labels kn
 
 python main.py --config=configs/fashion_semi.py --config.data.data_dir=TFDS_FOLDER
 
-Measured, seed 0, 8 minutes on two shared CPU cores: kNN accuracy 0.8537, linear probe 0.8572;
-partition accuracy 0.8518.
+Measured, seed 0, 60 seconds on two CPU cores: kNN accuracy 0.8540, linear probe 0.8548;
+partition accuracy 0.8529.
 """
 
 from configs import fashion_ssl

@@ -4,7 +4,7 @@ r"""Self-supervised on Fashion-MNIST: 10,000 training images, tested on the test
 
 Sized for two CPU cores; config.data.limit=0 takes all 60,000 images.
 
-Measured, seed 0, 5 minutes on two shared CPU cores: kNN accuracy 0.8039, linear probe 0.8360.
+Measured, seed 0, 63 seconds on two CPU cores: kNN accuracy 0.8047, linear probe 0.8368.
 """
 
 from configs import default
