@@ -9,7 +9,7 @@ the last checkpoint.
 from pal_jax import memory
 
 if __name__ == "__main__":
-    memory.use_huge_pages()
+    memory.use_huge_pages()  # starts the program anew: before it has taken a second to import
 
 import contextlib
 import itertools

@@ -73,6 +73,7 @@ def _direct_gradients(x: Array, kernel: Array, dy: Array, *, stride: int) -> tup
 
 
 def _sliced_gradients(x: Array, kernel: Array, dy: Array, *, stride: int) -> tuple[Array, Array]:
+    """As `_direct_gradients`, the kernel's from one product for each of its pixels."""
     (dx,) = jax.vjp(lambda x: _direct(x, kernel, stride=stride), x)[1](dy)
     side, high, wide = len(kernel), *dy.shape[1:3]
     pixels = _slices(x, side // 2, side, high, wide, stride)
@@ -81,6 +82,7 @@ def _sliced_gradients(x: Array, kernel: Array, dy: Array, *, stride: int) -> tup
 
 
 def _tiled(x: Array, kernel: Array, *, turned: bool = False) -> Array:
+    """`convolve` for s = 3 and a stride of 1; `turned`, from [n, H, W, K] to [n, H, W, C]."""
     kernels = _both_sides(_G, [list(row) for row in kernel])
     if turned:  # after the sums: summing turned matrices takes much longer
         kernels = [[k.T for k in row] for row in kernels]
@@ -96,6 +98,7 @@ def _tiled(x: Array, kernel: Array, *, turned: bool = False) -> Array:
 
 
 def _tiled_gradients(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
+    """Of `_tiled`: dx [n, H, W, C] and dkernel [3, 3, C, K], for dy [n, H, W, K]."""
     dx = _tiled(dy, kernel[::-1, ::-1], turned=True)
     high, wide = -(-dy.shape[1] // 2), -(-dy.shape[2] // 2)
     outputs = _both_sides(_transposed(_A), _slices(dy, 0, 2, high, wide, 2))
@@ -142,7 +145,10 @@ def _both_sides(matrix: Matrix, grid: Grid) -> list[list[Array]]:
 
 
 def _weighted(weights: Sequence[float], parts: Sequence[Array]) -> Array:
-    # Written out, so that the zeros cost nothing and one loop makes what a product needs.
+    """Sum of weight times part.
+
+    Written out, so that the zeros cost nothing and one loop makes what a product needs.
+    """
     terms = [np.float32(w) * part for w, part in zip(weights, parts, strict=True) if w]
     return functools.reduce(jnp.add, terms)
 
@@ -152,4 +158,5 @@ def _transposed(matrix: Matrix) -> Matrix:
 
 
 def _stacked(grid: Grid) -> Array:
+    """The grid's entries as one array [rows, columns, ...]."""
     return jnp.stack([jnp.stack(row) for row in grid])

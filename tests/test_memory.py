@@ -21,7 +21,7 @@ def environment(monkeypatch):
     return dict(os.environ)
 
 
-def printed(environment, program=PROGRAM):
+def printed(environment, program):
     command = [sys.executable, "-W", "error", "-c", program, "--some", "argument"]
     started = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     out, _ = started.communicate(timeout=60)
@@ -29,9 +29,12 @@ def printed(environment, program=PROGRAM):
     return started.pid, out.splitlines()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of the C library of Linux")
+def on(platform):
+    return f"import sys; sys.platform = {platform!r}" + PROGRAM
+
+
 def test_a_program_starts_anew_once_as_the_same_process(environment):
-    pid, lines = printed(environment)
+    pid, lines = printed(environment, on("linux"))
     assert lines == [
         f"{pid} None -c --some argument",
         f"{pid} glibc.malloc.hugetlb=1 -c --some argument",
@@ -39,11 +42,17 @@ def test_a_program_starts_anew_once_as_the_same_process(environment):
     ]
 
 
+def test_elsewhere_than_on_linux_it_goes_on(environment):
+    pid, lines = printed(environment, on("darwin"))
+    assert lines == [f"{pid} None -c --some argument", "goes on"]
+
+
 def test_what_is_set_already_stays(environment):
-    pid, lines = printed(environment | {"GLIBC_TUNABLES": "glibc.malloc.check=0"})
+    tunables = {"GLIBC_TUNABLES": "glibc.malloc.check=0"}
+    pid, lines = printed(environment | tunables, on("linux"))
     assert lines == [f"{pid} glibc.malloc.check=0 -c --some argument", "goes on"]
 
 
 def test_an_interactive_session_is_not_lost(environment):
-    pid, lines = printed(environment, "import sys; sys.ps1 = '>>> '" + PROGRAM)
+    pid, lines = printed(environment, "import sys; sys.ps1 = '>>> '\n" + on("linux"))
     assert lines == [f"{pid} None -c --some argument", "goes on"]
