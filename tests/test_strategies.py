@@ -361,8 +361,29 @@ def test_where_answers_may_be_wrong_the_middle_of_a_group_speaks_for_it():
         } == {best}  # fmt: skip
         members = (share > 0.8).sum()
         speakers, central = strategies._speakers(known, posterior, column)
-        assert len(speakers) == max(4, members // 3)
+        assert len(speakers) == min((share > 0.5).sum(), max(4, members // 3))
         np.testing.assert_allclose(central, pull[speakers], rtol=1e-5)
+
+
+def test_nobody_else_speaks_for_a_group_of_one():
+    z = np.concatenate([blobs(), [[9.0, 9.0, 9.0, 9.0]]])
+    stranger, oracle = len(z) - 1, LabelOracle(np.append(LABELS, 3))
+    answers = oracle([Question(i, (j,)) for i in range(3) for j in range(9) if j % 3 != i])
+    answers += oracle([Question(i, (stranger,)) for i in range(12)])
+    known = knowledge(z, error_rate=0.1, answers=answers)
+    posterior = infer(known.geometry, known.relations, known.trust)
+    column = int(posterior.column[stranger, :-1].argmax())
+    assert (posterior.column[:, column] > 0.5).sum() == 1
+    anchor = strategies._anchor(known, posterior, column, np.array([], np.int64))
+    assert anchor == stranger
+    for other in set(range(posterior.column.shape[1] - 1)) - {column}:
+        pairs = set()
+        while pair := strategies._closest(known, posterior, column, other):
+            assert stranger in pair
+            assert pair not in pairs  # each once
+            pairs.add(pair)
+            known.relations.add(oracle([Question(pair[0], (pair[1],))]))
+        assert pairs
 
 
 def test_what_one_answer_tells_of_others_is_taken_off_their_gain():

@@ -256,12 +256,14 @@ def _oracle(knowledge: Knowledge) -> str:
 
 def _uncertain(knowledge: Knowledge, posterior: Posterior) -> _Idea | None:
     wrong = posterior.wrong * _patience(knowledge)
-    best = int(wrong.argmax())
-    if wrong[best] <= _HOPELESS or knowledge.geometry.n < 2:
-        return None
-    column = int(posterior.column[best, :-1].argmax())
-    anchor = _anchor(knowledge, posterior, column, np.array([best]))
-    return None if anchor is None else _Idea(Question(anchor, (best,)), (Relation.ALIKE,), (False,))
+    for sample in np.argsort(-wrong, kind="stable").tolist():
+        if wrong[sample] <= _HOPELESS or knowledge.geometry.n < 2:
+            break
+        column = int(posterior.column[sample, :-1].argmax())
+        anchor = _anchor(knowledge, posterior, column, np.array([sample]))
+        if anchor is not None:
+            return _Idea(Question(anchor, (sample,)), (Relation.ALIKE,), (False,))
+    return None
 
 
 def _all_gains(
@@ -366,10 +368,11 @@ def _ask(
     about = np.array([int(samples[i]) for is_point, i in chosen if is_point], np.int64)
     groups = [i for is_point, i in chosen if not is_point]
     if len(chosen) == 1 and groups:
-        anchor, candidate = _closest(knowledge, posterior, column, groups[0])
-        if anchor == candidate:
+        pair = _closest(knowledge, posterior, column, groups[0])
+        if pair is None:
             return None
-        candidates, believed = [candidate], [_believed(posterior, column, groups[0])]
+        anchor, candidates = pair[0], [pair[1]]
+        believed = [_believed(posterior, column, groups[0])]
     else:
         anchor = _anchor(knowledge, posterior, column, about)
         if anchor is None:
@@ -556,29 +559,30 @@ def _patience(knowledge: Knowledge) -> np.ndarray:
 
 
 def _speakers(
-    knowledge: Knowledge, posterior: Posterior, column: int
+    knowledge: Knowledge, posterior: Posterior, column: int, most: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples [S], ascending, that may speak for a column, and how central [S] each is for it.
 
     Those proven to be of it. Where answers can be wrong nothing is proven: the middle third of
     its members, so that each question is a new pair with an error of its own, and a nest of
-    strangers that were taken for members does not speak for them.
+    strangers that were taken for members does not speak for them. Of a column that nobody joined,
+    only the sample that opened it: an answer about any other tells nothing of it.
+
+    Args:
+        most: so many of its middle instead of a third.
     """
+    chance = posterior.column[:, column]
     if posterior.hard:
         proven = np.sort(posterior.nodes[posterior.unit == posterior.first[column]])
         if len(proven) == 1:
             return proven, np.ones(1)  # as central as any
         return proven, _pull(knowledge, posterior, column, proven)
-    members = int((posterior.column[:, column] > 0.8).sum())
-    return _central(knowledge, posterior, column, max(4, min(_TYPICAL, members // 3)))
-
-
-def _central(
-    knowledge: Knowledge, posterior: Posterior, column: int, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The most central samples [S] that are probably of a column, ascending, and how central."""
+    third = max(4, min(_TYPICAL, np.count_nonzero(chance > 0.8) // 3))
+    members = chance > 0.5
+    members[posterior.opener[column]] = True
     pull = _pull(knowledge, posterior, column, slice(None))
-    score = np.maximum(pull, 0.0) * posterior.column[:, column]
+    score = np.where(members, np.maximum(pull, 0.0) * chance, -1.0)
+    count = min(most or third, np.count_nonzero(members))
     samples = np.sort(np.argsort(-score, kind="stable")[:count])
     return samples, pull[samples]
 
@@ -596,17 +600,20 @@ def _anchor(
     """A sample that speaks for a column, of those least asked about `samples`.
 
     The most central one; where it is proven to be of the column, also the one most like `samples`.
-    Where it is not, the one most like them may share their error, and would confirm it.
+    Where it is not, the one most like them may share their error, and would confirm it; and where
+    all have been asked about all of them there is none, since a pair may repeat its error.
     """
     speakers, pull = _without(samples, *_speakers(knowledge, posterior, column))
-    asked = _asked(knowledge, speakers, samples).sum(axis=1)
-    if asked.all() and not posterior.hard:
-        central = _central(knowledge, posterior, column, _TYPICAL)
+    asked = _asked(knowledge, speakers, samples)
+    if not posterior.hard and asked.any(axis=1).all():
+        central = _speakers(knowledge, posterior, column, _TYPICAL)
         speakers, pull = _without(samples, *central)
-        asked = _asked(knowledge, speakers, samples).sum(axis=1)
+        asked = _asked(knowledge, speakers, samples)
+        if asked.all():
+            return None
     if len(speakers) < 2:
         return int(speakers[0]) if len(speakers) else None
-    score = pull / max(float(np.abs(pull).max()), 1e-12) - 10.0 * asked
+    score = pull / max(float(np.abs(pull).max()), 1e-12) - 10.0 * asked.sum(axis=1)
     if posterior.hard and len(samples):
         score += knowledge.geometry.kernel(speakers, samples).mean(axis=1)
     return int(speakers[score.argmax()])
@@ -619,15 +626,22 @@ def _without(
     return speakers[keep], pull[keep]
 
 
-def _closest(knowledge: Knowledge, posterior: Posterior, a: int, b: int) -> tuple[int, int]:
-    """The most central pair of samples that speak for two columns, of those least often asked."""
-    left, x = _most_central(*_speakers(knowledge, posterior, a))
-    right, y = _most_central(*_speakers(knowledge, posterior, b))
-    x, y = (pull / max(float(np.abs(pull).max()), 1e-12) for pull in (x, y))
-    score = x[:, None] + y - 10.0 * _asked(knowledge, left, right)
-    score[left[:, None] == right] = -np.inf
-    i, j = divmod(int(score.argmax()), len(right))
-    return int(left[i]), int(right[j])
+def _closest(knowledge: Knowledge, posterior: Posterior, a: int, b: int) -> tuple[int, int] | None:
+    """The most central pair of samples that speak for two columns, of those least often asked.
+
+    None where there is no pair, or where answers can be wrong and all pairs were asked.
+    """
+    for most in (None, _TYPICAL):
+        left, x = _most_central(*_speakers(knowledge, posterior, a, most))
+        right, y = _most_central(*_speakers(knowledge, posterior, b, most))
+        x, y = (pull / max(float(np.abs(pull).max()), 1e-12) for pull in (x, y))
+        asked = _asked(knowledge, left, right)
+        same = left[:, None] == right
+        if posterior.hard or not (asked + same).all():
+            score = np.where(same, -np.inf, x[:, None] + y - 10.0 * asked)
+            i, j = divmod(int(score.argmax()), len(right))
+            return None if same[i, j] else (int(left[i]), int(right[j]))
+    return None
 
 
 def _most_central(speakers: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
