@@ -176,6 +176,19 @@ def test_what_answers_say_of_two_clusters_counts_for_all_their_groups():
     np.testing.assert_allclose(told.odds[0, 2], quiet.odds[0, 2])  # by looks and answers alone
 
 
+def test_no_answers_make_two_known_labels_one_class():
+    """Labels 0 and 1, and four groups that answers by the dozen call like both."""
+    heard = sum((between(a, b, 80.0) for a in (0, 1) for b in range(2, 6)), QUIET.copy())
+    heard[0, 1] = heard[1, 0] = -np.inf
+    found = infer(heard)
+    assert found.cluster[0] != found.cluster[1]
+    assert {*found.cluster[2:].tolist()} <= {*found.cluster[:2].tolist()}
+    assert found.chance[0, 1] == found.chance[1, 0] == 0.0
+    assert found.odds[0, 1] == NEVER
+    assert np.isfinite(found.odds).all()
+    assert np.isfinite(found.chance).all()
+
+
 def test_a_chain_of_answers_is_as_sure_as_all_its_links():
     heard = between(0, 1, 8.0) + between(1, 2, 8.0)
     found = infer(heard)

@@ -706,6 +706,28 @@ def test_batches_teach_what_is_believed_not_what_was_said():
     assert same.sum() > 40 + 20
 
 
+@pytest.mark.parametrize(("error_rate", "asked"), [(0.01, 250), (0.1, 500)])
+def test_an_oracle_that_always_says_yes_merges_no_known_labels(error_rate, asked):
+    """Nor are samples of two labels taught as alike, however many answers call both like others."""
+    labels = np.repeat(np.arange(4), 30)
+    z = np.random.default_rng(1).normal(size=(120, 8)) + 6.0 * np.eye(8)[labels]
+    known = np.where((labels < 2) & (np.arange(120) % 10 == 0), labels, -1)
+    sampler = Sampler(120, budget=asked, error_rate=error_rate, known=known, related=1.0)
+
+    def yes(questions):
+        return [Answer(q, (Relation.ALIKE,) * len(q.candidates), "yes") for q in questions]
+
+    sampler.ask(yes, z, asked)
+    assert sampler.spent > 0.8 * asked
+    groups = sampler.partition(z).groups
+    assert not np.intersect1d(groups[known == 0], groups[known == 1]).size
+    sampler.believe(z)
+    batch = sampler.batch(80)
+    assert not np.intersect1d(
+        batch.groups[known[batch.ids] == 0], batch.groups[known[batch.ids] == 1]
+    ).size
+
+
 def test_a_belief_is_held_where_there_is_no_embedding():
     z = np.repeat(np.eye(4) * 10, 12, axis=0) + np.random.default_rng(0).normal(size=(48, 4))
     here, there = (Sampler(48, budget=80, error_rate=0.1, related=1.0) for _ in range(2))

@@ -105,13 +105,15 @@ def infer_links(
         member: [n] int, group of each sample.
         size: [C] samples in each group.
         weights: [4] from `fit`.
-        heard: [C, C] symmetric log likelihood ratios of the answers between groups.
+        heard: [C, C] symmetric log likelihood ratios of the answers between groups; -inf for two
+            of different known labels, which no answers about others make one class.
         founded: groups there were before the first answer, one a community or known label.
     """
     count = len(size)
     looks = look(geometry, member, count)
-    prior = features(geometry, looks, size) @ weights
-    np.fill_diagonal(prior, NEVER)
+    never = np.isneginf(heard) | np.eye(count, dtype=bool)
+    prior = np.where(never, -np.inf, features(geometry, looks, size) @ weights)
+    heard = np.maximum(heard, NEVER)
     odds = np.clip(prior + heard, NEVER, -NEVER)
     cluster = _contract(prior, heard, size)
     joined = _joined_chance(odds, cluster)
@@ -121,7 +123,7 @@ def infer_links(
     piece = _as_piece(looks, size, whole, told, pieces / max(founded, 1))
     chance = np.maximum(sigmoid(prior + told), piece)
     chance = np.where(cluster[:, None] == cluster, joined, chance)
-    np.fill_diagonal(chance, 0.0)
+    chance[never] = 0.0
     return Links(chance, odds, cluster)
 
 

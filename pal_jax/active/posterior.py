@@ -592,7 +592,8 @@ def _link(
     a, b, weight = _top_pairs(heard, belief.share)
     np.add.at(between, (a, b), weight)
     np.add.at(between, (b, a), weight)
-    between[(between < _FINAL) | (labelled[:, None] & labelled)] = NEVER
+    between[between < _FINAL] = NEVER
+    between[labelled[:, None] & labelled] = -np.inf
     np.fill_diagonal(between, 0.0)
     return infer_links(geometry, member, size, fit(geometry, said), between, base)
 

@@ -404,8 +404,6 @@ def _pair_gains(knowledge: Knowledge, posterior: Posterior) -> np.ndarray:
     gains = np.minimum(chance, 1.0 - chance) * np.minimum(size[:, None], size)
     gains *= 1.0 - 2.0 * posterior.error
     gains[chance < _HOPELESS] = 0.0
-    labelled = knowledge.relations.known()[posterior.opener] >= 0
-    gains[labelled[:, None] & labelled] = 0.0
     unsure = np.array(knowledge.relations.unsure(), np.int64).reshape(-1, 2)
     home = posterior.column[unsure, :-1].argmax(axis=2)
     for a, b in home.tolist():
