@@ -498,6 +498,19 @@ def test_an_audit_that_nothing_could_be_bought_for_says_nothing():
     assert audit == Audit(1.0, 1.0, 0)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("error_rate", [0.0, 0.1, None])
+def test_an_audit_buys_nothing_about_samples_with_known_labels(error_rate, share):
+    known = np.where(np.random.default_rng(1).random(48) < share, LABELS, -1)
+    sampler = Sampler(48, budget=100, error_rate=error_rate, known=known)
+    audit = sampler.audit(Counting(), Z, 100)
+    about = [answer.question.candidates[0] for answer in sampler.answers]
+    assert sorted(about) == np.flatnonzero(known < 0).tolist()
+    assert audit is not None
+    if share == 1.0:
+        assert audit == Audit(1.0, 1.0, 0)
+
+
 def test_the_asking_side_never_imports_jax():
     code = (
         "import sys, pal_jax.active.sampler, pal_jax.active.oracles;"

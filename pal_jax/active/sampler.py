@@ -225,10 +225,12 @@ class Sampler:
         view = self._look_at(embeddings)
         posterior = infer(view.geometry, view.relations, self.trust)
         groups, sureness = view.believed(posterior)
-        hard = self.trust.is_hard(self._relations.judgements())
-        proven = self._relations.groups() if hard else np.arange(self.n)
+        centrality, left = view.centrality(groups), min(count, self.left)
+        # Where a group has a known label one with it speaks for it: nobody need ask about others
+        # that have it. Without this, centralities are sums of at most n cosines.
+        centrality[self._relations.labelled()] += 2.0 * self.n
         questions, unknown = stopping.audit_questions(
-            groups, view.centrality(groups), proven, min(count, self.left), self._rng()
+            groups, centrality, self._proven(), left, self._rng()
         )
         self._audits += bool(questions)
         while questions:
