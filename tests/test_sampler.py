@@ -274,6 +274,17 @@ def test_a_bad_answer_refuses_the_whole_call(tmp_path, bad):
         assert (len(journal), sampler.spent) == (1, 1)
 
 
+def test_answers_may_come_from_a_generator(tmp_path):
+    questions = [Question(0, (1,)), Question(2, (6,)), Question(3, (4,))]
+    expected = LabelOracle(LABELS)(questions)
+    with Journal(tmp_path / "j") as journal:
+        sampler = Sampler(48, budget=10, journal=journal, prior=(a for a in expected))
+        assert len(sampler.relations.judgements().first) == 3
+        sampler.tell(a for a in expected)
+        assert sampler.answers == journal.answers() == expected
+        assert sampler.spent == 3
+
+
 def test_an_oracle_that_answers_something_else_is_refused():
     def wrong(questions):
         return LabelOracle(LABELS)([Question(1, (2,)) for _ in questions])

@@ -96,7 +96,7 @@ class Sampler:
         journal: Journal | None = None,
         error_rate: float | None = 0.0,
         error_rates: Mapping[str, float | None] | None = None,
-        prior: Sequence[Answer] = (),
+        prior: Iterable[Answer] = (),
         known: np.ndarray | None = None,
         candidates: int = 1,
         related: float = 0.5,
@@ -114,7 +114,7 @@ class Sampler:
         self.related = related
         self.refit = refit
         self._known = known
-        self._prior = _evenly(prior, MOST_PRIOR)
+        self._prior = _evenly(list(prior), MOST_PRIOR)
         self._check(self._prior)
         self._journal = journal
         self._exact = exact
@@ -159,16 +159,17 @@ class Sampler:
         self._tell_pending()
         return self._propose(self._look_at(embeddings), count, self.left)
 
-    def tell(self, answers: Sequence[Answer]) -> None:
+    def tell(self, answers: Iterable[Answer]) -> None:
         """Writes the answers to the journal, then learns from them; all or none.
 
-        Answers to questions that were never proposed are welcome, and count.
+        Answers to questions that were never proposed are welcome, and count. Of an oracle that
+        may fail halfway `ask` keeps what it said before.
 
         Raises:
             UserError: a sample id is out of range, or they cost more than is left.
         """
         self._tell_pending()
-        self._tell(answers)
+        self._tell(list(answers))
 
     def ask(
         self,
@@ -582,9 +583,9 @@ def _cut(questions: Iterable[Question], judgements: int) -> list[Question]:
     return fitting
 
 
-def _evenly(answers: Sequence[Answer], most: int) -> list[Answer]:
+def _evenly(answers: list[Answer], most: int) -> list[Answer]:
     if len(answers) <= most:
-        return list(answers)
+        return answers
     return [answers[i] for i in np.linspace(0, len(answers) - 1, most).astype(int)]
 
 
