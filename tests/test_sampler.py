@@ -244,6 +244,15 @@ def test_a_state_and_a_sampler_must_both_have_a_journal_or_none(tmp_path):
                 one.load_state_dict(other.state_dict())
 
 
+def test_a_state_of_more_samples_is_refused():
+    larger, sampler = Sampler(60, budget=9), Sampler(48, budget=9)
+    larger.tell([Answer(Question(55, (1,)), (Relation.ALIKE,), "me")])
+    sampler.ask(Counting(), Z, 5)
+    with pytest.raises(UserError, match="sample 55, but there are 48 samples"):
+        sampler.load_state_dict(larger.state_dict())
+    assert sampler.spent == 5
+
+
 def test_a_journal_shorter_than_the_state_is_refused(tmp_path):
     with Journal(tmp_path / "a") as journal:
         sampler = Sampler(48, budget=9, journal=journal)

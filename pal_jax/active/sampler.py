@@ -395,8 +395,9 @@ class Sampler:
         """Goes back to a state; answers that the journal holds beyond it are pending.
 
         Raises:
-            UserError: the journal holds fewer answers than the state has seen, or only one of
-                the two samplers has one.
+            UserError: the journal holds fewer answers than the state has seen, only one of the
+                two samplers has one, or an answer is about a sample that is not here; nothing
+                has changed then.
         """
         if (self._journal is None) != ("log" in state):
             there, here = ("without", "has one") if "log" in state else ("with", "has none")
@@ -413,6 +414,7 @@ class Sampler:
                     f"the journal {self._journal.path} holds {len(answers)} answers, the saved "
                     f"state has seen {state['answers']}; put the journal of this run back"
                 )
+        self._check(answers)
         self._restart()
         self._learn(answers[: state["answers"]])
         self._pending = collections.deque(answers[state["answers"] :])
