@@ -502,6 +502,43 @@ def test_settings_that_cannot_work_are_refused(settings):
         Sampler(**{"n": 48, "budget": 5, **settings})
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n": 48.0},
+        {"budget": 2.5},
+        {"budget": None},
+        {"seed": 1.5},
+        {"candidates": 2.5},
+        {"refit": 0.5},
+        {"exact": 2.5},
+        {"related": "half"},
+        {"error_rate": "0.1"},
+        {"error_rate": ""},
+        {"error_rates": {"guess": "0.1"}},
+    ],
+    ids=str,
+)
+def test_settings_of_a_wrong_type_are_named(settings):
+    ((name, value),) = settings.items()
+    name, value = ("error_rate", "0.1") if name == "error_rates" else (name, value)
+    with pytest.raises(UserError, match=rf"{name}={value!r} is not a (whole )?number"):
+        Sampler(**{"n": 48, "budget": 5, **settings})
+
+
+def test_settings_may_be_numbers_of_numpy():
+    one, half = np.int32(1), np.float32(0.5)
+    Sampler(48, budget=one, seed=one, candidates=one, related=half, error_rate=half / 2)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("count", "confidence"), [(-1, 0.95), (2.5, 0.95), (5, 1.0), (5, "1")])
+def test_an_audit_that_cannot_be_buys_nothing(count, confidence):
+    sampler = Sampler(48, budget=20)
+    with pytest.raises(UserError):
+        sampler.audit(Counting(), Z, count, confidence=confidence)
+    assert sampler.spent == 0
+
+
 def test_audit_teaches_counts_and_is_right_about_a_bad_partition():
     z = np.random.default_rng(5).normal(size=(48, 5))  # says nothing about the labels
     sampler = Sampler(48, budget=40)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import numbers
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -222,7 +223,11 @@ class Sampler:
 
         Returns:
             None when there was something to audit and no judgement was ever bought for it.
+
+        Raises:
+            UserError: `count` or `confidence` cannot be; nothing was bought then.
         """
+        _check_audit(count, confidence)
         view = self._look_at(embeddings)
         posterior = infer(view.geometry, view.relations, self.trust)
         groups, sureness = view.believed(posterior)
@@ -611,6 +616,10 @@ def _check_settings(
     refit: int,
     exact: int,
 ) -> None:
+    whole = {"n": n, "budget": budget, "seed": seed, "candidates": candidates}
+    _check_type(numbers.Integral, "a whole number", **whole, refit=refit, exact=exact)
+    rate = {} if error_rate is None else {"error_rate": error_rate}
+    _check_type(numbers.Real, "a number", **rate, related=related)
     if n < 1:
         raise UserError(f"there are {n} samples; at least one is needed")
     if budget < 0:
@@ -627,3 +636,18 @@ def _check_settings(
         raise UserError(f"related is a share of the batch from 0 to 1, not {related}")
     if refit < 0:
         raise UserError(f"refit is a number of judgements, or 0 for never, not {refit}")
+
+
+def _check_audit(count: int, confidence: float) -> None:
+    _check_type(numbers.Integral, "a whole number", count=count)
+    _check_type(numbers.Real, "a number", confidence=confidence)
+    if count < 0:
+        raise UserError(f"an audit asks 0 questions or more, not {count}")
+    if not 0.0 < confidence < 1.0:
+        raise UserError(f"no bound has confidence {confidence}; give one above 0 and below 1")
+
+
+def _check_type(kind: type, meaning: str, **settings: object) -> None:
+    for name, value in settings.items():
+        if not isinstance(value, kind):
+            raise UserError(f"{name}={value!r} is not {meaning}, as it must be; give one")
