@@ -298,8 +298,9 @@ class Sampler:
     def expected_gain(self, embeddings: np.ndarray, count: int) -> float:
         """Share of samples that the next `count` answers are expected to put right, roughly.
 
-        By how much the probability of the partition rises when each of the questions that would
-        be asked gets its most probable answer; 0 where nothing is left to ask.
+        By how much the probability of the partition rises when each of the questions that
+        `most_informative` would ask of one candidate gets its most probable answer, whatever
+        strategy, candidates and budget this sampler has; 0 where it has nothing left to ask.
         """
         view = self._look_at(embeddings)
         knowledge = Knowledge(view.geometry, view.relations, 1, self.trust)
