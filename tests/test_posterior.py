@@ -141,7 +141,7 @@ def test_a_hard_no_takes_the_column_away():
     assert rest.sum() == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("relation", [ALIKE, NOT_ALIKE, UNKNOWN])
+@pytest.mark.parametrize("relation", [ALIKE, NOT_ALIKE])
 @pytest.mark.parametrize("error", [0.05, 0.2, 0.4])
 def test_an_answer_multiplies_the_odds_by_its_likelihood_ratio(error, relation, monkeypatch):
     """Prior of its neighbours times likelihood, for one sample and a medoid that is certain."""
@@ -150,11 +150,11 @@ def test_an_answer_multiplies_the_odds_by_its_likelihood_ratio(error, relation, 
     sample, medoid = doubtful(NEAR)
     trust = Trust(error)
     yes = believe(say(medoid, sample, relation), geometry=NEAR, trust=trust)
-    # The same nodes, so the same neighbours' opinion, from an answer that says nothing.
-    prior = believe(say(medoid, sample, UNKNOWN), geometry=NEAR, trust=trust).column[sample]
+    # The same nodes, so the same neighbours' opinion, from an answer that says next to nothing.
+    none = Trust(0.5 - 1e-9)
+    prior = believe(say(medoid, sample, ALIKE), geometry=NEAR, trust=none).column[sample]
     column = column_of(yes, medoid)
-    right, wrong = {ALIKE: (1.0 - error, error), NOT_ALIKE: (error, 1.0 - error),
-                    UNKNOWN: (1.0, 1.0)}[relation]  # fmt: skip
+    right, wrong = (1.0 - error, error) if relation is ALIKE else (error, 1.0 - error)
     likelihood = np.where(np.arange(len(prior)) == column, right, wrong)
     expected = prior * likelihood / (prior * likelihood).sum()
     np.testing.assert_allclose(yes.column[sample], expected, atol=1e-6)
@@ -191,15 +191,49 @@ def test_opposite_answers_about_one_pair_cancel():
         assert np.abs(found.links.odds - one.links.odds).max() > 0.1
 
 
-def test_a_sample_nobody_is_sure_about_speaks_as_its_neighbours_do():
-    """An answer that says nothing adds a node, and no opinion."""
+@pytest.mark.parametrize("trust", [HARD, SOFT, Trust(0.1, {"me": 0.2})], ids=str)
+@pytest.mark.parametrize("told", [[], truth(some_pairs(20))], ids=["nothing", "something"])
+def test_not_sure_says_nothing_where_the_rate_is_given(trust, told):
+    unsure = [say(i, j, UNKNOWN) for i, j in some_pairs(30, seed=1)]
+    before = believe(*told, geometry=NEAR, trust=trust)
+    after = believe(*told, *unsure, geometry=NEAR, trust=trust)
+    np.testing.assert_array_equal(after.nodes, before.nodes)
+    np.testing.assert_array_equal(after.column, before.column)
+    np.testing.assert_array_equal(after.links.chance, before.links.chance)
+
+
+def test_a_sample_of_little_news_speaks_as_its_neighbours_do():
+    """An answer that may as well be wrong adds a node, and hardly an opinion."""
     before = believe(geometry=NEAR, trust=SOFT)
     i, j = doubtful(NEAR)
-    after = believe(say(i, j, UNKNOWN), geometry=NEAR, trust=SOFT)
+    after = believe(say(i, j, ALIKE), geometry=NEAR, trust=Trust(0.5 - 1e-9))
     assert i in after.nodes
     np.testing.assert_allclose(after.column, before.column, atol=0.05)
     heard = believe(say(i, j, ALIKE), geometry=NEAR, trust=SOFT)  # but what is said is heard
     assert np.abs(heard.column - before.column).max() > 0.1
+
+
+def test_not_sure_speaks_where_it_comes_more_often_of_one_kind():
+    """Of an oracle of unknown rate that errs, and is never sure of two of different classes."""
+    pairs = some_pairs(300)
+    oracle = NoisyOracle(LabelOracle(LABELS, "me"), 0.2, 0)
+    sure = list(oracle([Question(i, (j,)) for i, j in pairs if LABELS[i] == LABELS[j]]))
+    unsure = [say(i, j, UNKNOWN) for i, j in pairs if LABELS[i] != LABELS[j]]
+    found = believe(*sure, *unsure[:-1], geometry=NEAR, trust=UNKNOWN_RATE)
+    more = believe(*sure, *unsure, geometry=NEAR, trust=UNKNOWN_RATE)
+    assert not found.hard
+    assert not np.array_equal(found.column, more.column)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.2])
+def test_the_regression_is_that_of_the_nodes_whichever_way_it_is_decided(wrong):
+    """Samples of which only "not sure" was said are nodes either way, or not."""
+    oracle = NoisyOracle(LabelOracle(LABELS, "me"), wrong, 0)
+    told = list(oracle([Question(i, (j,)) for i, j in some_pairs(60)]))
+    unsure = [say(i, j, UNKNOWN) for i, j in some_pairs(20, seed=1)]
+    found = believe(*told, *unsure, geometry=NEAR, trust=UNKNOWN_RATE)
+    assert found.hard is (wrong == 0.0)
+    np.testing.assert_array_equal(found.field.nodes, found.nodes)
 
 
 def test_samples_that_all_columns_refuse_open_one_and_are_joined():

@@ -106,6 +106,12 @@ def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None)
     return out
 
 
+def telling(judgements: Judgements, trust: Trust) -> Judgements:
+    """Those that say something: all but "not sure" of oracles whose rate is given."""
+    estimated = np.array([trust.of(oracle) is None for oracle in judgements.oracles], bool)
+    return judgements.at((judgements.relation != _UNSURE) | estimated[judgements.oracle])
+
+
 def _likeliest_rates(prior: np.ndarray, said: np.ndarray, alike: np.ndarray) -> np.ndarray:
     """[2, 3] counts of what was said of pairs (alike, not): expectation maximisation.
 

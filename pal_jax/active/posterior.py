@@ -132,10 +132,13 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     never wrong, samples that closure joins are one unit; whether one of unknown rate ever is, is
     decided by what follows either way.
     """
-    found = _conclude(geometry, relations, trust)
+    # Of the trust as it is: the fields are shared, so that nodes must be the same either way.
+    judgements = evidence_lib.telling(relations.judgements(), trust)
+    found = _conclude(geometry, relations, judgements, trust)
     unknown = trust.unknown(found.judgements)
     if unknown:
-        never = _conclude(geometry, relations, dataclasses.replace(trust, error_rate=0.0))
+        proven = dataclasses.replace(trust, error_rate=0.0)
+        never = _conclude(geometry, relations, judgements, proven)
         told, proofs = (found.judgements, found.table, found.alike()), never.judgements
         if not evidence_lib.errs(*told, proofs, never.alike(), unknown):
             found = never
@@ -208,11 +211,12 @@ class _Conclusion:
         )
 
 
-def _conclude(geometry: Geometry, relations: Relations, trust: Trust) -> _Conclusion:
-    """What follows from all answers if oracles err as `trust` says; rates that it does not give
-    are estimated from beliefs under the last ones."""
-    judgements = relations.judgements()
-    nodes, base = _nodes(geometry, relations)
+def _conclude(
+    geometry: Geometry, relations: Relations, judgements: Judgements, trust: Trust
+) -> _Conclusion:
+    """What follows from all judgements that say something if oracles err as `trust` says; rates
+    that it does not give are estimated from beliefs under the last ones."""
+    nodes, base = _nodes(geometry, relations, judgements)
     hard = trust.is_hard(judgements)
     judgements = judgements.among(nodes)
     unit = _units(nodes, relations, hard)
@@ -293,10 +297,16 @@ class _Belief:
     model: _Model
 
 
-def _nodes(geometry: Geometry, relations: Relations) -> tuple[np.ndarray, int]:
+def _nodes(
+    geometry: Geometry, relations: Relations, judgements: Judgements
+) -> tuple[np.ndarray, int]:
     """The samples that speak for the others, and how many of them open columns.
 
     In an order to which answers only append: known from the start, medoids, asked about.
+
+    Args:
+        judgements: those that say something. A sample of which nothing was said must not speak:
+            others would hear less of the rest.
     """
     known = np.flatnonzero(relations.known() >= 0)
     labelled = np.isin(geometry.communities, geometry.communities[known])
@@ -306,7 +316,7 @@ def _nodes(geometry: Geometry, relations: Relations) -> tuple[np.ndarray, int]:
         known = known[np.linspace(0, len(known) - 1, _MOST_KNOWN).astype(np.int64)]
         known = np.append(known, first[~np.isin(first, label[known])])  # no label is left out
     base = list(dict.fromkeys([*known, *geometry.medoids[~labelled[geometry.medoids]]]))
-    nodes = np.array(list(dict.fromkeys([*base, *_asked(relations.judgements())])), np.int64)
+    nodes = np.array(list(dict.fromkeys([*base, *_asked(judgements)])), np.int64)
     return nodes, len(base)
 
 
