@@ -72,6 +72,16 @@ def test_the_graph_has_the_published_weights():
     )
 
 
+def test_samples_with_more_copies_than_neighbours_have_a_graph():
+    """A thousandth of a typical width is theirs: near one another, and near nobody else."""
+    z = np.concatenate([np.zeros((13, 2)), 5.0 + np.random.default_rng(0).normal(size=(20, 2))])
+    with np.errstate(invalid="raise"):
+        graph = dense(geometry.neighbour_graph(*geometry.nearest(z, 10)))
+    assert set(np.unique(graph[:13, :13])) == {0.0, 0.5, 1.0}  # not neighbours, of one, of both
+    assert (graph[:13, :13].sum(axis=1) >= 5.0).all()
+    assert (graph[:13, 13:] < 1e-9).all()
+
+
 def test_sparse_product_is_the_dense_one(monkeypatch, rng):
     monkeypatch.setattr(geometry, "_BLOCK", 13)
     graph = geometry.neighbour_graph(*geometry.nearest(blobs(), 3))

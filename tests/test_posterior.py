@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ from pal_jax.active import posterior as posterior_lib
 from pal_jax.active import strategies
 from pal_jax.active.evidence import Evidence, Trust
 from pal_jax.active.geometry import Geometry
+from pal_jax.active.links import Links
 from pal_jax.active.oracles import LabelOracle, NoisyOracle
 from pal_jax.active.posterior import Posterior, infer
 from pal_jax.active.questions import Answer, Question, Relation
@@ -294,6 +296,27 @@ def test_the_share_of_pieces_is_at_most_no_less_than_expected():
                    for i, j in pairs if i != j]  # fmt: skip
         expected, at_most = believe(*answers).pieces()
         assert 0.0 <= expected <= at_most <= 1.0
+
+
+def test_a_column_is_as_sure_as_it_is_rightly_joined():
+    """The smaller of two that are one class with 0.7; the larger is what it was joined to."""
+    found = believe(geometry=NEAR)
+    count = len(found.first)
+    chance = np.zeros((count, count))
+    chance[0, 1] = chance[1, 0] = 0.7
+    cluster = np.maximum(np.arange(count) - 1, 0)
+    joined = dataclasses.replace(
+        found,
+        links=Links(chance, chance, cluster),
+        cluster=posterior_lib._of_clusters(found.column, cluster),
+    )
+    right = np.ones(count)
+    right[found.column[:, :2].sum(axis=0).argmin()] = 0.7
+    expected = (found.column[:, :-1] * right)[:, :2].sum(axis=1)
+    np.testing.assert_allclose(joined.whole()[:, 0], expected)
+    mine = joined.cluster.argmax(axis=1) == 0
+    np.testing.assert_allclose(joined.sureness()[mine], expected[mine])
+    assert mine.any()
 
 
 def answers_of(yes_error: float, no_error: float, seed: int = 0) -> tuple[list[Answer], list[bool]]:

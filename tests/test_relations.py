@@ -94,6 +94,14 @@ def test_one_wrong_yes_between_two_groups_is_undone_by_two_no():
     assert found.against == (5, 6)
 
 
+def test_of_two_equal_sums_that_exclude_each_other_the_one_asked_about_first_is_joined():
+    """0 and 1 were called alike first, though once more after 0 and 2 were."""
+    relations = Relations(3)
+    said = [(0, 1, ALIKE), (0, 2, ALIKE), (0, 2, ALIKE), (0, 1, ALIKE)]
+    relations.add([say(*judgement) for judgement in said] + [say(1, 2, NOT_ALIKE)] * 3)
+    np.testing.assert_array_equal(relations.groups(), [0, 0, 2])
+
+
 def test_an_outvoted_no_is_listed_with_the_chain_of_yes_behind_it():
     relations = Relations(3)
     relations.add([say(0, 1, ALIKE), say(0, 1, ALIKE), say(1, 2, ALIKE), say(1, 2, ALIKE)])

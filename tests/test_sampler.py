@@ -642,6 +642,7 @@ def test_audits_pool_and_calibrate():
     copied = Sampler(48, budget=40)
     copied.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
     np.testing.assert_array_equal(copied.partition(Z).probability, sampler.partition(Z).probability)
+    assert copied.audits == sampler.audits == 2
     assert not np.array_equal(before, sampler.partition(Z).probability)
     bought = sampler.spent
     again = sampler.audit(Counting(), Z, 0)  # what is known of it already, for nothing
@@ -796,6 +797,16 @@ def test_an_oracle_that_always_says_yes_merges_no_known_labels(error_rate, asked
     assert not np.intersect1d(
         batch.groups[known[batch.ids] == 0], batch.groups[known[batch.ids] == 1]
     ).size
+
+
+def test_what_is_believed_of_one_labelled_sample_holds_for_all_with_its_label():
+    known = np.where(np.isin(np.arange(48), [0, 4, 8]), 0, -1)
+    sampler = Sampler(48, budget=1, error_rate=0.1, known=known)
+    sampler.hold(([4, 20, 21, 25], [0, 0, 1, 1]))
+    batch = sampler.batch(48)
+    group = batch.groups[np.argsort(batch.ids)]
+    assert {*np.flatnonzero(group == group[0]).tolist()} == {0, 4, 8, 20}
+    assert {*np.flatnonzero(group == group[21]).tolist()} == {21, 25}
 
 
 def test_a_belief_is_held_where_there_is_no_embedding():

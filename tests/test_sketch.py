@@ -266,6 +266,7 @@ def test_what_answers_prove_of_samples_outside_overrules_their_neighbours():
     assert groups[here[4]] != groups[here[5]]
     assert groups[member] == groups[speaker[3]]
     assert partition.probability[there[1]] < 0.9 < partition.probability[here[0]]
+    assert partition.probability[here[0]] == partition.probability[speaker[1]]
     untouched = np.setdiff1d(np.arange(N), [*here[:6], *there[:3], member])
     np.testing.assert_array_equal(together(groups[untouched]), together(LABELS[untouched]))
 
@@ -280,6 +281,20 @@ def test_answers_that_may_be_wrong_prove_nothing_but_labels_do():
     groups = sampler.partition(Z).groups
     assert groups[stray] == groups[np.flatnonzero(LABELS == 1)[0]]
     assert groups[other] == groups[inside(sampler, 2)[0]]
+
+
+def test_a_label_that_is_not_in_the_sketch_is_no_cluster_of_another_label(monkeypatch):
+    """Though all that look like it have that one."""
+    monkeypatch.setattr(sketch, "_MOST_LABELLED", 1)
+    here = inside(new(), 0)
+    there = [i for i in outside(new(), 0) if i > here[0]][:3]
+    known = np.full(N, -1)
+    known[here], known[there] = 5, 9
+    sampler = new(known=known, error_rate=0.2)
+    assert not np.isin(there, members(sampler)).any()
+    groups = sampler.partition(Z).groups
+    assert len({*groups[there].tolist()}) == len({*groups[here].tolist()}) == 1
+    assert groups[there[0]] != groups[here[0]]
 
 
 def nearest_by_hand(z: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -86,6 +87,43 @@ def test_not_sure_does_not_eat_the_budget():
     often = np.bincount([i for q in asked for i in (q.anchor, *q.candidates)], minlength=60)
     assert often[labels < 0].max() <= 12
     assert len(np.unique(known.relations.groups()[labels >= 0])) < 40
+
+
+def test_each_not_sure_halves_what_asking_the_like_of_it_is_worth():
+    known = knowledge(blobs(), error_rate=0.1)
+    posterior = infer(known.geometry, known.relations, known.trust)
+
+    def gains():
+        points = strategies._point_gains(known, posterior, strategies._of_all_questions, 30, [])
+        return *points, strategies._pair_gains(known, posterior)
+
+    samples, points, pairs = gains()
+    first, second = map(int, np.argwhere(pairs > 0.0)[0])
+    a, b = map(int, posterior.opener[[first, second]])
+    c, d = samples[:2].tolist()
+    unsure = [(a, b), (a, b), (a, c), (a, c), (a, c), (a, d)]
+    known.relations.add(liar(Relation.UNKNOWN)([Question(i, (j,)) for i, j in unsure]))
+    again, fewer, less = gains()
+    np.testing.assert_array_equal(again, samples)
+    times = np.bincount(np.array(unsure).ravel(), minlength=60)
+    assert times[[c, d]].tolist() == [3, 1]
+    np.testing.assert_allclose(fewer, points * 0.5 ** times[samples])
+    homes = [sorted(posterior.column[[i, j], :-1].argmax(axis=1).tolist()) for i, j in unsure]
+    halved = homes.count(sorted([first, second]))
+    assert halved >= 2
+    assert less[first, second] == less[second, first]
+    assert less[first, second] == pytest.approx(pairs[first, second] * 0.5**halved)
+
+
+def test_comparing_groups_is_worth_less_where_answers_tell_less():
+    known = knowledge(blobs())
+    posterior = infer(known.geometry, known.relations, known.trust)
+    right, wrong = (
+        strategies._pair_gains(known, dataclasses.replace(posterior, error=error))
+        for error in (0.0, 0.3)
+    )
+    assert right.max() > 0.0
+    np.testing.assert_allclose(wrong, 0.4 * right)
 
 
 HARD = {
