@@ -115,6 +115,32 @@ def test_each_not_sure_halves_what_asking_the_like_of_it_is_worth():
     assert less[first, second] == pytest.approx(pairs[first, second] * 0.5**halved)
 
 
+@pytest.mark.parametrize(("error_rate", "left"), [(0.0, 2 / 5), (0.1, 1.0)])
+def test_comparing_with_a_sample_nobody_is_sure_about_is_worth_less(error_rate, left):
+    """Where it alone speaks for its group: by the share of sure answers about it, and one more."""
+    z = np.random.default_rng(0).normal(size=(60, 4)) + 1.5 * np.eye(4)[LABELS]
+    known = knowledge(z, error_rate=error_rate)
+    column = 0
+    opener = int(infer(known.geometry, known.relations, known.trust).opener[column])
+    others = np.setdiff1d(np.arange(60), [opener]).tolist()
+    known.relations.add(liar(Relation.NOT_ALIKE)([Question(opener, (others[0],))]))
+    posterior = infer(known.geometry, known.relations, known.trust)
+
+    def points():
+        return strategies._point_gains(known, posterior, strategies._of_all_questions, 99, [])
+
+    samples, before = points()
+    unsure = [Question(opener, (other,)) for other in others[1:4]]
+    known.relations.add(liar(Relation.UNKNOWN)(unsure))
+    after = points()[1]
+    fresh = ~np.isin(samples, [opener, *others[:4]])
+    home = posterior.column[samples, :-1].argmax(axis=1)
+    mine = fresh & (home == column)
+    assert mine.any()
+    np.testing.assert_allclose(after[mine], left * before[mine])
+    np.testing.assert_array_equal(after[fresh & ~mine], before[fresh & ~mine])
+
+
 def test_comparing_groups_is_worth_less_where_answers_tell_less():
     known = knowledge(blobs())
     posterior = infer(known.geometry, known.relations, known.trust)

@@ -425,7 +425,8 @@ def _point_gains(
     A sample's label puts right the sample itself and, as far as the regression's posterior
     correlation squared says, all that are like it, each weighted by its chance to be in the wrong
     group. Of a sample whose label is not sure yet, though asked about, what it tells counts as if
-    it had not been asked about. Of all this, one question brings a part.
+    it had not been asked about. Of all this, one question brings a part; less where it or who
+    speaks for its group was called "not sure".
     """
     wrong = posterior.wrong * (posterior.wrong > _HOPELESS)
     unheard, variance = _unheard(posterior), posterior.variance.astype(np.float64)
@@ -441,7 +442,9 @@ def _point_gains(
     again = np.flatnonzero(unheard[samples])
     told = posterior.field.told(_place(posterior)[samples[again]], hearers)
     gains[again] += unheard[samples[again]] * (told @ weight)
-    return samples, gains * part(posterior.cluster[samples]) * _patience(knowledge)[samples]
+    gains *= part(posterior.cluster[samples]) * _patience(knowledge)[samples]
+    home = posterior.column[samples, :-1].argmax(axis=1)
+    return samples, gains * _voice(knowledge, posterior)[home]
 
 
 def _beyond_doubt(wrong: np.ndarray) -> np.ndarray:
@@ -554,6 +557,20 @@ def _patience(knowledge: Knowledge) -> np.ndarray:
     """[n] what asking about a sample is still worth, after so many "not sure"."""
     samples = np.array(knowledge.relations.unsure(), np.int64).ravel()
     return 0.5 ** np.bincount(samples, minlength=knowledge.geometry.n)
+
+
+def _voice(knowledge: Knowledge, posterior: Posterior) -> np.ndarray:
+    """[C] how likely a comparison with each column tells, so far as that is up to its speaker.
+
+    Below 1 only where answers are proof and a single sample is proven to be of the column: the
+    share of answers about it that were sure, one imagined before the first.
+    """
+    judgements, n = knowledge.relations.judgements(), knowledge.geometry.n
+    named = np.concatenate([judgements.first, judgements.second])
+    unsure = np.bincount(np.array(knowledge.relations.unsure(), np.int64).ravel(), minlength=n)
+    share = 1.0 - unsure / (1.0 + np.bincount(named, minlength=n))
+    alone = posterior.hard & (np.bincount(posterior.unit)[posterior.first] == 1)
+    return np.where(alone, share[posterior.opener], 1.0)
 
 
 def _speakers(
