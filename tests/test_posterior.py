@@ -262,6 +262,23 @@ def test_the_share_of_pieces_is_at_most_no_less_than_expected():
         assert 0.0 <= expected <= at_most <= 1.0
 
 
+@pytest.mark.parametrize(("trust", "needed"), [(HARD, 1), (SOFT, 2)])
+def test_a_group_may_be_a_piece_until_answers_keep_it_from_all_larger_ones(trust, needed):
+    """However far apart they look."""
+    told: list[Answer] = []
+    for number in range(needed):
+        for i, j in itertools.combinations(range(4), 2):
+            found = believe(*told, trust=trust)
+            expected, at_most = found.pieces()
+            assert found.open_pairs().any()
+            assert expected < 0.1
+            assert at_most > 0.2  # a group of four at least
+            told.append(say(i + 4 * number, j, NOT_ALIKE))
+    found = believe(*told, trust=trust)
+    assert not found.open_pairs().any()
+    assert found.pieces()[1] < 0.05
+
+
 def answers_of(yes_error: float, no_error: float, seed: int = 0) -> tuple[list[Answer], list[bool]]:
     """300 answers about random pairs of blobs, half of them alike, and which of them are wrong."""
     rng = np.random.default_rng(seed)

@@ -24,11 +24,14 @@ class Links:
     """Args:
     chance: [C, C] probability that two groups are one class; 0 on the diagonal.
     odds: [C, C] log odds of the same by looks and answers alone.
+    told: [C, C] log likelihood ratio of what answers say of the clusters of the two: below 0, these
+        are not one class. Without any looks.
     cluster: [C] int: groups with equal numbers are believed to be one class.
     """
 
     chance: np.ndarray
     odds: np.ndarray
+    told: np.ndarray
     cluster: np.ndarray
 
 
@@ -122,7 +125,7 @@ def infer_links(
     chance = np.maximum(sigmoid(prior + told), piece)
     chance = np.where(cluster[:, None] == cluster, joined, chance)
     np.fill_diagonal(chance, 0.0)
-    return Links(chance, odds, cluster)
+    return Links(chance, odds, told, cluster)
 
 
 def _joined_chance(odds: np.ndarray, cluster: np.ndarray) -> np.ndarray:
