@@ -324,7 +324,8 @@ def _missing(report: Report, shown: int) -> list[str]:
     if "estimated_accuracy" in summary:
         sentences.append(
             "The audit compares random samples with the middle of their group; groups that may be "
-            "pieces of larger ones are taken off its estimate."
+            "pieces of larger ones are taken off its estimate, and off the accuracy that it has at "
+            "least all groups that no answer keeps apart from a larger one."
         )
     if report.inputs is None:
         sentences.append("The samples are not images, so they are shown by their ids.")

@@ -21,6 +21,7 @@ from pal_jax.active.batches import Batch
 from pal_jax.active.questions import Oracle
 from pal_jax.active.sampler import Sampler
 from pal_jax.active.stopping import confidence_of_look
+from pal_jax.active.strategies import uncompared_groups
 from pal_jax.errors import Interrupted, UserError
 
 Apply = Callable[..., tuple[Array, Array, Any]]
@@ -339,8 +340,9 @@ def buy_round(
     """Buys one round's judgements, `at_once` questions at a time.
 
     Ends early when the budget is spent or the strategy has nothing left to ask. Once the partition
-    believes itself to be as good as `plan.stop`, half of a round is an audit; once the audits'
-    lower bound says so too, nothing more is bought. The bound holds for all audits together.
+    believes itself to be as good as `plan.stop`, up to half of a round compares the groups that no
+    answer keeps apart, and half of the rest is an audit; once the audits' lower bound says so too,
+    nothing more is bought. The bound holds for all audits together.
 
     Args:
         asked: (judgements bought so far), after each lot.
@@ -353,6 +355,10 @@ def buy_round(
         look = confidence_of_look(max(sampler.audits, 1))
         audit = sampler.audit(oracle, embeddings, 0, confidence=look)
         if audit is None or audit.estimated_accuracy_low < plan.stop:
+            half = (end - sampler.spent) // 2
+            sampler.ask(
+                oracle, embeddings, half, at_once=half, judgements=half, strategy=uncompared_groups
+            )
             look = confidence_of_look(sampler.audits + 1)
             audit = sampler.audit(oracle, embeddings, (end - sampler.spent) // 2, confidence=look)
             asked(sampler.spent)

@@ -184,7 +184,7 @@ def test_no_answers_make_two_known_labels_one_class():
     assert found.cluster[0] != found.cluster[1]
     assert {*found.cluster[2:].tolist()} <= {*found.cluster[:2].tolist()}
     assert found.chance[0, 1] == found.chance[1, 0] == 0.0
-    assert found.odds[0, 1] == NEVER
+    assert found.odds[0, 1] == found.told[0, 1] == NEVER
     assert np.isfinite(found.odds).all()
     assert np.isfinite(found.chance).all()
 

@@ -307,7 +307,7 @@ def test_a_column_is_as_sure_as_it_is_rightly_joined():
     cluster = np.maximum(np.arange(count) - 1, 0)
     joined = dataclasses.replace(
         found,
-        links=Links(chance, chance, cluster),
+        links=Links(chance, chance, chance, cluster),
         cluster=posterior_lib._of_clusters(found.column, cluster),
     )
     right = np.ones(count)
@@ -317,6 +317,23 @@ def test_a_column_is_as_sure_as_it_is_rightly_joined():
     mine = joined.cluster.argmax(axis=1) == 0
     np.testing.assert_allclose(joined.sureness()[mine], expected[mine])
     assert mine.any()
+
+
+@pytest.mark.parametrize(("trust", "needed"), [(HARD, 1), (SOFT, 2)])
+def test_a_group_may_be_a_piece_until_answers_keep_it_from_all_larger_ones(trust, needed):
+    """However far apart they look."""
+    told: list[Answer] = []
+    for number in range(needed):
+        for i, j in itertools.combinations(range(4), 2):
+            found = believe(*told, trust=trust)
+            expected, at_most = found.pieces()
+            assert found.open_pairs().any()
+            assert expected < 0.1
+            assert at_most > 0.2  # a group of four at least
+            told.append(say(i + 4 * number, j, NOT_ALIKE))
+    found = believe(*told, trust=trust)
+    assert not found.open_pairs().any()
+    assert found.pieces()[1] < 0.05
 
 
 def answers_of(yes_error: float, no_error: float, seed: int = 0) -> tuple[list[Answer], list[bool]]:

@@ -686,6 +686,67 @@ def test_the_lower_bound_covers_the_truth_where_the_error_rate_is_estimated(flip
     assert np.mean(covered) >= 0.93
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("compared", [0, 20])
+def test_the_lower_bound_covers_the_truth_where_classes_have_far_parts(compared):
+    """Which no audit of samples in groups can see, nor any look at the embedding."""
+    covered, bounds = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        blob = rng.integers(0, 6, 150)
+        labels = rng.integers(0, 4, 6)[blob]
+        z = rng.normal(size=(150, 6)) + 9.0 * np.eye(6)[blob]
+        sampler, oracle = Sampler(150, budget=60, seed=seed), LabelOracle(labels)
+        sampler.ask(oracle, z, 5)
+        sampler.ask(oracle, z, compared, strategy=strategies.uncompared_groups)
+        truth = partition_accuracy(sampler.partition(z).groups, labels)
+        audit = sampler.audit(oracle, z, 30)
+        assert audit is not None
+        covered.append(audit.estimated_accuracy_low <= truth)
+        bounds.append(audit.estimated_accuracy_low)
+    assert np.mean(covered) >= 0.93
+    assert (np.mean(bounds) > 0.9) == (compared > 0)  # comparing is what makes it sure
+
+
+def test_the_bound_takes_off_pieces_and_no_more_of_an_estimated_rate_than_is_sure(monkeypatch):
+    sampler = Sampler(48, budget=80, error_rate=None)
+    sampler.ask(NoisyOracle(LabelOracle(LABELS), 0.2, 1), Z, 60)
+    view = sampler._look_at(Z)
+    posterior = infer(view.geometry, view.relations, sampler.trust)
+    handed = {}
+
+    def keep(relations, unknown, n, error, error_low, confidence, pieces):
+        handed.update(error=error, error_low=error_low, confidence=confidence, pieces=pieces)
+        return Audit(0.0, 0.0, 0)
+
+    monkeypatch.setattr("pal_jax.active.stopping.audit_result", keep)
+    sampler.audit(LabelOracle(LABELS), Z, 10, confidence=0.9)
+    assert handed["error"] == posterior.error
+    assert handed["error_low"] == posterior.error_low(0.95) < posterior.error
+    assert handed["confidence"] == 0.9
+    assert handed["pieces"] == posterior.pieces() != (0.0, 0.0)
+
+
+def test_an_audit_forgets_what_was_right_before_the_partition_got_worse():
+    labels = np.arange(240) % 6
+    good = np.random.default_rng(0).normal(size=(240, 6)) + 9.0 * np.eye(6)[labels]
+    sampler, oracle = Sampler(240, budget=200), LabelOracle(labels)
+    sampler.ask(oracle, good, 20)
+    before = sampler.audit(oracle, good, 60)
+    bad = np.random.default_rng(1).normal(size=(240, 6))
+    truth = partition_accuracy(sampler.partition(bad).groups, labels)
+    after = sampler.audit(oracle, bad, 20)
+    assert before is not None
+    assert after is not None
+    assert before.judgements == 60
+    assert after.judgements == 20
+    assert after.estimated_accuracy_low <= truth < 0.6
+    state = sampler.state_dict()
+    again = Sampler(240, budget=200)
+    again.load_state_dict(state)
+    assert again.audit(oracle, bad, 0) == sampler.audit(oracle, bad, 0)
+
+
 def partition_accuracy(groups, labels):
     table = np.zeros((groups.max() + 1, labels.max() + 1))
     np.add.at(table, (groups, labels), 1)

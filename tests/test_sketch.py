@@ -460,7 +460,7 @@ def test_a_new_cluster_outside_of_the_sketch_is_none_that_its_proofs_opened():
     one = dataclasses.replace(
         posterior,
         cluster=np.ones((len(posterior.column), 1)),
-        links=Links(nothing, nothing, np.zeros(columns, int)),
+        links=Links(nothing, nothing, nothing, np.zeros(columns, int)),
     )
     groups, _ = view.believed(one)
     assert len({groups[a], groups[b], groups[outside]}) == 3

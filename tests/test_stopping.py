@@ -112,6 +112,32 @@ def test_a_bound_takes_off_of_an_estimated_error_only_what_is_sure():
     )
 
 
+def audits(*found: tuple[int, int, int]) -> list[stopping.Audited]:
+    """(alike, not alike, not sure) of each audit in turn."""
+    kinds = (Relation.ALIKE, Relation.NOT_ALIKE, Relation.UNKNOWN)
+    return [
+        stopping.Audited(0.9, kind, number)
+        for number, counts in enumerate(found, 1)
+        for kind, count in zip(kinds, counts, strict=True)
+        for _ in range(count)
+    ]
+
+
+def test_what_an_audit_found_counts_until_one_finds_less_right():
+    for hits, misses in ((10, 0), (8, 2), (6, 4), (2, 8)):
+        worse = stats.hypergeom.cdf(hits, 50, 38 + hits, 10) < 0.05
+        both = audits((38, 2, 1), (hits, misses, 3))
+        assert stopping.since_decline(both) == (both[41:] if worse else both)
+    assert worse  # the last was
+    mended = audits((0, 10, 0), (10, 0, 0))  # better is no reason to forget
+    assert stopping.since_decline(mended) == mended
+    thrice = audits((20, 0, 0), (0, 20, 0), (5, 5, 0))
+    assert stopping.since_decline(thrice) == thrice[20:]
+    unsure = audits((20, 0, 0), (0, 0, 5))
+    assert stopping.since_decline(unsure) == unsure
+    assert stopping.since_decline([]) == []
+
+
 def test_groups_that_may_be_pieces_are_taken_off():
     relations = [Relation.ALIKE] * 20
     result = stopping.audit_result(relations, 80, 100, 0.0, pieces=(0.02, 0.3))

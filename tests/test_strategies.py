@@ -299,6 +299,32 @@ def test_where_answers_may_be_wrong_no_pair_is_asked_twice(strategy):
     assert len(set(pairs)) == len(pairs)
 
 
+@pytest.mark.parametrize(("error_rate", "needed"), [(0.0, 1), (0.1, 2)])
+def test_groups_are_compared_until_answers_keep_each_from_all_others(error_rate, needed):
+    z = np.random.default_rng(0).normal(size=(60, 4)) + 9.0 * np.eye(4)[LABELS]
+    known, oracle = knowledge(z, error_rate=error_rate), LabelOracle(LABELS)
+    rng, asked = np.random.default_rng(0), []
+    assert len(strategies.uncompared_groups(known, 2, rng)) == 2
+    while questions := strategies.uncompared_groups(known, 100, rng):
+        classes = [frozenset(LABELS[[q.anchor, *q.candidates]].tolist()) for q in questions]
+        assert len(set(classes)) == len(classes)  # each pair of groups once a call
+        assert all(len(c) == 2 for c in classes)
+        known.relations.add(oracle(questions))
+        asked += classes
+    assert len(asked) == 3 * needed  # of three groups
+
+
+def test_classes_of_several_far_parts_are_found_by_comparing_groups():
+    blob = np.arange(240) % 8
+    z = np.random.default_rng(0).normal(size=(240, 8)) + 9.0 * np.eye(8)[blob]
+    sampler, oracle = Sampler(240, budget=200), LabelOracle(blob % 4)
+    while sampler.ask(oracle, z, 9, at_once=9, strategy=strategies.uncompared_groups):
+        pass
+    groups = sampler.partition(z).groups
+    assert sampler.spent <= 8 * 7 / 2
+    np.testing.assert_array_equal(groups[:, None] == groups, (blob % 4)[:, None] == blob % 4)
+
+
 @pytest.mark.slow
 def test_batches_of_twenty_cost_at_most_a_quarter_more_answers():
     labels = np.arange(240) % 6

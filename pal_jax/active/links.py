@@ -24,11 +24,14 @@ class Links:
     """Args:
     chance: [C, C] probability that two groups are one class; 0 on the diagonal.
     odds: [C, C] log odds of the same by looks and answers alone.
+    told: [C, C] log likelihood ratio of what answers say of the clusters of the two: below 0, these
+        are not one class. Without any looks.
     cluster: [C] int: groups with equal numbers are believed to be one class.
     """
 
     chance: np.ndarray
     odds: np.ndarray
+    told: np.ndarray
     cluster: np.ndarray
 
 
@@ -118,13 +121,14 @@ def infer_links(
     cluster = _contract(prior, heard, size)
     joined = _joined_chance(odds, cluster)
     told = _told_of_clusters(heard, cluster, joined)
+    told[never] = NEVER
     pieces = max(founded - count, 0) + _joined(heard, size)
     whole = np.bincount(cluster, size)[cluster]
     piece = _as_piece(looks, size, whole, told, pieces / max(founded, 1))
     chance = np.maximum(sigmoid(prior + told), piece)
     chance = np.where(cluster[:, None] == cluster, joined, chance)
     chance[never] = 0.0
-    return Links(chance, odds, cluster)
+    return Links(chance, odds, told, cluster)
 
 
 def _joined_chance(odds: np.ndarray, cluster: np.ndarray) -> np.ndarray:

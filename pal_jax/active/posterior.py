@@ -28,6 +28,7 @@ _ESTIMATES = 2  # of the rates of oracles, each from beliefs under the last
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
 _UNLIKELY = 0.05  # chance up to which a bound takes it that something is not so
+_APART = np.log(_UNLIKELY / (1.0 - _UNLIKELY))  # what says so of two that may as well be one class
 _STRANGE = 0.05  # similarity up to which two samples do not decide each other's group
 _TINY = 1e-9
 
@@ -90,10 +91,21 @@ class Posterior:
 
     def pieces(self) -> tuple[float, float]:
         """Share of samples in columns that are pieces of others and not joined to them: the
-        expected one, and that of all columns of which it is not very unlikely."""
+        expected one, and that of all columns that answers have not shown to be none.
+
+        The second trusts no looks: a class of several parts that look nothing alike is believed in
+        only once it was found. It holds all columns that some answer has still to keep apart from a
+        larger one, and all of which the first takes it to be not very unlikely.
+        """
         size, chance = self._size(), 1.0 - (1.0 - self._piece()) * self._rightly_joined()
         expected = float(size @ chance / len(self.column))
-        return expected, max(expected, float(size[chance > _UNLIKELY].sum() / len(self.column)))
+        unsafe = self.open_pairs().any(axis=1) | (chance > _UNLIKELY)
+        return expected, max(expected, float(size[unsafe].sum() / len(self.column)))
+
+    def open_pairs(self) -> np.ndarray:
+        """[C, C] whether no answer keeps a column apart from a larger one of another cluster."""
+        elsewhere = self.links.cluster[:, None] != self.links.cluster
+        return self._smaller() & elsewhere & (self.links.told > _APART)
 
     def _size(self) -> np.ndarray:
         return self.column[:, :-1].sum(axis=0)

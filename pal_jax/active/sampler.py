@@ -25,6 +25,7 @@ from pal_jax.active.questions import (
 )
 from pal_jax.active.relations import Contradiction, Relations
 from pal_jax.active.sketch import LastSketch, Sketch, Whole
+from pal_jax.active.stopping import Audited
 from pal_jax.active.strategies import (
     Knowledge,
     Strategy,
@@ -180,6 +181,7 @@ class Sampler:
         *,
         at_once: int = 1,
         judgements: int | None = None,
+        strategy: Strategy | None = None,
     ) -> int:
         """Proposes up to `count` questions, has them answered and learns; judgements told.
 
@@ -194,6 +196,7 @@ class Sampler:
                 fewest answers; more suit an oracle that is slow to start or that is several.
             judgements: at most so many are bought; the last question may lose candidates for
                 it. None: all that are left. Only pending answers, bought already, may exceed it.
+            strategy: which questions to propose this time; None: those of the sampler's own.
 
         Raises:
             UserError: the oracle did not answer each question once, in their order, or whatever
@@ -203,7 +206,9 @@ class Sampler:
         start = self._spent
         end = self.budget if judgements is None else min(self.budget, start + judgements)
         while count > 0 and (
-            questions := self._propose(self._refitted(view), min(at_once, count), end - self._spent)
+            questions := self._propose(
+                self._refitted(view), min(at_once, count), end - self._spent, strategy
+            )
         ):
             count -= sum(1 for _ in self._buy(oracle, questions, end))
         return self._spent - start
@@ -215,7 +220,7 @@ class Sampler:
 
         The result is about the partition as it was before them. It rests on these answers and on
         those of earlier audits: a partition gets better with what it learns, so what was right
-        then may count now.
+        then may count now, unless these find less right than that (`stopping.since_decline`).
 
         Args:
             confidence: of the lower bound, each time by itself. Who looks again and again until
@@ -243,7 +248,9 @@ class Sampler:
             known, told = len(self._answers), 0
             for answer in self._buy(oracle, questions, self.budget):
                 sample = answer.question.candidates[0]
-                self._audited.append((float(sureness[sample]), answer.relations[0]))
+                self._audited.append(
+                    Audited(float(sureness[sample]), answer.relations[0], self._audits)
+                )
                 told += 1
             if len(self._answers) == known:  # the budget is spent
                 break
@@ -251,7 +258,7 @@ class Sampler:
             questions = [q for q in questions[told:] if not asked(q.anchor, q.candidates[0])]
         if unknown and not self._audited:
             return None
-        relations = [relation for _, relation in self._audited]
+        relations = [audited.relation for audited in stopping.since_decline(self._audited)]
         return stopping.audit_result(
             relations,
             unknown,
@@ -270,9 +277,10 @@ class Sampler:
         view = self._look_at(embeddings)
         posterior = infer(view.geometry, view.relations, self.trust)
         groups, sureness = view.believed(posterior)
-        decided = [(s, r) for s, r in self._audited if r is not Relation.UNKNOWN]
-        asked = np.array([sureness for sureness, _ in decided])
-        alike = np.array([relation is Relation.ALIKE for _, relation in decided])
+        audited = stopping.since_decline(self._audited)
+        decided = [a for a in audited if a.relation is not Relation.UNKNOWN]
+        asked = np.array([a.sureness for a in decided])
+        alike = np.array([a.relation is Relation.ALIKE for a in decided])
         probability = stopping.calibrate(sureness, asked, alike, posterior.error)
         return Partition(number_by_size(groups), probability, posterior.error)
 
@@ -391,7 +399,7 @@ class Sampler:
             "proposals": self._proposals,
             "believed": self._believed,
             "audits": self._audits,
-            "audited": [[sureness, relation.value] for sureness, relation in self._audited],
+            "audited": [[a.sureness, a.relation.value, a.audit] for a in self._audited],
         }
         if self._journal is None:
             state["log"] = [answer_to_dict(answer) for answer in self._answers]
@@ -428,12 +436,12 @@ class Sampler:
         self._proposals = state["proposals"]
         self.hold(state["believed"])
         self._audits = state["audits"]
-        self._audited = [(sureness, Relation(value)) for sureness, value in state["audited"]]
+        self._audited = [Audited(sure, Relation(value), k) for sure, value, k in state["audited"]]
 
     def _restart(self) -> None:
         self._believed: Belief | None = None
         self._audits = 0  # that had anything to ask
-        self._audited: list[tuple[float, Relation]] = []  # how sure it was, what was answered
+        self._audited: list[Audited] = []
         self._relations = Relations(self.n, self._known)
         self._relations.add(self._prior)
         self._fitted_to = self._proven()
@@ -479,13 +487,15 @@ class Sampler:
         self._proposals += 1
         return np.random.default_rng([self.seed, _PROPOSAL, self._proposals])
 
-    def _propose(self, view: Whole | Sketch, count: int, judgements: int) -> list[Question]:
+    def _propose(
+        self, view: Whole | Sketch, count: int, judgements: int, strategy: Strategy | None = None
+    ) -> list[Question]:
         count = min(count, judgements)
         if count <= 0:
             return []
         view.listen()
         knowledge = Knowledge(view.geometry, view.relations, self.candidates, self.trust)
-        questions = self.strategy(knowledge, count, self._rng())
+        questions = (strategy or self.strategy)(knowledge, count, self._rng())
         return _cut(view.questions(questions), judgements)
 
     def _buy(self, oracle: Oracle, questions: Sequence[Question], end: int) -> Iterator[Answer]:

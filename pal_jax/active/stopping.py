@@ -10,6 +10,7 @@ from pal_jax.active.questions import Question, Relation
 from pal_jax.errors import UserError
 
 _SPREAD = np.array([1.5, 0.5])  # of what audits may find: of the shift, of the slope
+_WORSE = 0.05  # chance from which on an audit is no worse than those before it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Audit:
 
     Questions see samples in a wrong group. They cannot see one class split over two groups, each
     half of which agrees with its own representative: groups that may be pieces of larger ones are
-    taken off, in the estimate as probable as that is, in the bound all of them.
+    taken off, in the estimate as probable as that is, in the bound all that no answer keeps apart
+    from each larger one.
 
     Args:
         estimated_accuracy: in [0, 1].
@@ -32,6 +34,55 @@ class Audit:
     estimated_accuracy_low: float
     judgements: int
     unsure: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Audited:
+    """One answer of an audit.
+
+    Args:
+        sureness: probability, before the answer, that the sample was where it belongs.
+        relation: what was answered.
+        audit: number of the audit.
+    """
+
+    sureness: float
+    relation: Relation
+    audit: int
+
+
+def since_decline(audited: Sequence[Audited]) -> list[Audited]:
+    """The answers of the latest audits: back to one that found more right than can be chance.
+
+    What answers teach makes a partition better, so those of earlier audits count; but another
+    embedding may make it worse. By Fisher's exact test of each audit against all later ones.
+
+    Args:
+        audited: in their order.
+    """
+    kept: list[Audited] = []
+    for number in sorted({a.audit for a in audited}, reverse=True):
+        earlier = [a for a in audited if a.audit == number]
+        if kept and _worse(*_hits(kept), *_hits(earlier)) < _WORSE:
+            break
+        kept = earlier + kept
+    return kept
+
+
+def _hits(audited: Sequence[Audited]) -> tuple[int, int]:
+    """How many of them were in the right group, and of how many that is known."""
+    decided = [a.relation for a in audited if a.relation is not Relation.UNKNOWN]
+    return decided.count(Relation.ALIKE), len(decided)
+
+
+def _worse(hits: int, trials: int, other_hits: int, other_trials: int) -> float:
+    """Chance of so few hits or less, if hits were as frequent there as here."""
+    all_hits, everything = hits + other_hits, trials + other_trials
+    ways = [
+        math.comb(all_hits, k) * math.comb(everything - all_hits, trials - k)
+        for k in range(max(0, trials - (everything - all_hits)), hits + 1)
+    ]
+    return sum(ways) / math.comb(everything, trials)
 
 
 def audit_questions(

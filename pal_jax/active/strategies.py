@@ -117,6 +117,30 @@ def most_informative(knowledge: Knowledge, count: int, rng: np.random.Generator)
     return [idea.question for idea in _together(knowledge, count)]
 
 
+def uncompared_groups(knowledge: Knowledge, count: int, rng: np.random.Generator) -> list[Question]:
+    """Two groups that no answer keeps apart, for each such pair, the largest first.
+
+    Whoever trusts no looks has to compare all of them: what the lower bound of an audit needs, and
+    nothing that would put many samples right. `rng` is not needed.
+    """
+    del rng
+    posterior = infer(knowledge.geometry, knowledge.relations, knowledge.trust)
+    size, cluster = posterior.column[:, :-1].sum(axis=0), posterior.links.cluster
+    smaller, larger = np.nonzero(posterior.open_pairs())
+    questions: list[Question] = []
+    seen: set[frozenset[int]] = set()  # clusters that are to be compared: one answer is for all
+    for i in np.lexsort((-size[larger], -size[smaller])).tolist():
+        a, b = int(smaller[i]), int(larger[i])
+        clusters = frozenset((int(cluster[a]), int(cluster[b])))
+        pair = None if clusters in seen else _closest(knowledge, posterior, a, b)
+        if pair is not None:
+            seen.add(clusters)
+            questions.append(Question(pair[0], (pair[1],)))
+        if len(questions) == count:
+            break
+    return questions
+
+
 def expected_sureness(knowledge: Knowledge, count: int) -> tuple[float, float]:
     """Mean probability of the partition now, and after `count` more answers as expected."""
     relations = copy.deepcopy(knowledge.relations)
