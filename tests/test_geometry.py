@@ -233,3 +233,10 @@ def test_many_small_clusters_are_not_swallowed_by_few_cells():
     few = Geometry(centres[labels % 6] + 0.05 * np.random.default_rng(1).normal(size=(1_800, 24)))
     assert few.cells.max() + 1 <= 64
     assert few.communities.max() + 1 <= 12
+
+
+def test_an_embedding_says_something_where_any_two_samples_differ():
+    z = np.ones((5, 2))
+    assert not Geometry(z).differ
+    z[3, 1] += 1e-12
+    assert Geometry(z).differ

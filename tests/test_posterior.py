@@ -565,3 +565,58 @@ def test_a_no_speaks_against_a_model_that_expected_a_yes():
             came.append(answers[0].relations[0] is ALIKE)
         relations.add(answers)
     assert abs(np.mean(expected) - np.mean(came)) < 0.08  # 0.12 when these were ignored
+
+
+def asked(z, labels, answers: int, error_rate=0.0):
+    """Mean probability of the partition after so many right answers."""
+    sampler = Sampler(len(z), budget=answers, error_rate=error_rate)
+    sampler.ask(LabelOracle(labels), z, answers)
+    return float(sampler.partition(z).probability.mean())
+
+
+TEN = np.random.default_rng(0).permutation(200) % 10  # a group is right about 12 % of them
+
+
+@pytest.mark.parametrize(
+    ("answers", "error_rate"), [(0, 0.0), (20, 0.0), (60, 0.0), (150, 0.0), (0, None), (20, None)]
+)
+def test_where_all_embeddings_are_equal_probabilities_are_low(answers, error_rate):
+    """They were 0.6 to 0.9. What is asked about and said to be alike is known all the same."""
+    assert asked(np.ones((200, 3)), TEN, answers, error_rate) < 0.12 + 0.15 + answers / 1000
+
+
+@pytest.mark.parametrize("answers", [40, 60, 150])
+def test_an_embedding_that_answers_refute_is_not_believed(answers):
+    """Two points, each of ten classes: 0.63 and more before, at an accuracy of 0.13."""
+    assert asked(np.repeat([[0.0], [1.0]], 100, axis=0), TEN, answers) < 0.55
+
+
+def test_an_embedding_that_answers_bear_out_is_believed_in_full():
+    posterior = believe(*truth(some_pairs(60)))
+    np.testing.assert_array_equal(posterior.holds, 1.0)
+    fresh = believe()
+    np.testing.assert_array_equal(fresh.holds, 1.0)
+
+
+def test_what_is_known_or_proven_holds_whatever_the_embedding_is_worth():
+    known = np.where(np.arange(40) < 4, np.arange(40) % 2, -1)
+    pairs = [(0, j) for j in range(10, 30)]
+    answers = truth(pairs, labels=np.arange(40) % 7)
+    posterior = believe(*answers, geometry=Geometry(np.ones((40, 2))), known=known)
+    assert (posterior.holds[:4] == 1.0).all()
+    assert (posterior.holds[[14, 21, 28]] > 0.99).all()  # they were said to be alike
+    assert posterior.holds[12] < posterior.holds[35] < 0.6  # nothing was said of the second
+    assert posterior.holds[35] == posterior.holds[36]
+
+
+def test_the_share_that_holds_is_the_largest_that_answers_leave_likely():
+    share = posterior_lib._share_that_holds
+    nothing = np.zeros(0)
+    assert share(nothing, 0, True) == 1.0
+    assert share(nothing, 0, False) == pytest.approx(0.01)
+    assert share(nothing, 20, True) == 1.0
+    assert share(nothing, 20, False) == pytest.approx(20 / 21, abs=0.01)
+    failed = np.full(30, 1e-6)
+    assert share(failed, 10, False) == pytest.approx(10 / 41, abs=0.01)
+    assert 10 / 40 < share(failed, 10, True) < 10 / 40 + 0.12
+    assert share(np.ones(50), 0, True) == 1.0  # "not sure" says nothing

@@ -85,6 +85,11 @@ class Geometry:
         self._memory: dict[str, np.ndarray] = {}
 
     @functools.cached_property
+    def differ(self) -> bool:
+        """Whether any two samples do; else the embedding says nothing."""
+        return bool((self.embeddings != self.embeddings[:1]).any())
+
+    @functools.cached_property
     def _nearest(self) -> tuple[np.ndarray, np.ndarray]:
         return nearest(self.embeddings, min(_NEIGHBOURS, self.n - 1))
 

@@ -31,6 +31,9 @@ _UNLIKELY = 0.05  # chance up to which a bound takes it that something is not so
 _APART = np.log(_UNLIKELY / (1.0 - _UNLIKELY))  # what says so of two that may as well be one class
 _STRANGE = 0.05  # similarity up to which two samples do not decide each other's group
 _TINY = 1e-9
+# shares of samples of which the embedding may be right, and how many nepers less probable than the
+# best one a larger one may be
+_HOLDS, _LIKELY = np.linspace(0.01, 1.0, 100), 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Posterior:
         error: share of wrong answers of the oracle heard last.
         error_low: (confidence) -> at least this; the same where the share is given, not estimated.
         hard: whether answers are proof: none can be wrong, or is taken to be.
+        holds: [n] chance that what the embedding says of a sample holds, as far as answers about
+            others and itself have borne it out.
     """
 
     nodes: np.ndarray
@@ -63,6 +68,7 @@ class Posterior:
     error: float
     error_low: Callable[[float], float]
     hard: bool
+    holds: np.ndarray
 
     @property
     def opener(self) -> np.ndarray:
@@ -78,16 +84,17 @@ class Posterior:
         """[n] probability that a sample is where it belongs: in its class, and that class whole.
 
         A cluster that is likely a piece of a larger one is in the wrong place with all it holds,
-        and so is a column that was joined to a cluster it may not belong to.
+        and so is a column that was joined to a cluster it may not belong to. And where the
+        embedding has not kept what it promised, a sample may be anywhere.
         """
         best = self.cluster.argmax(axis=1)
         mine = self.column[:, :-1] * (self.links.cluster == best[:, None])
-        return np.minimum(mine @ self._right(), 1.0)
+        return np.minimum(mine @ self._right(), 1.0) * self.holds
 
     def whole(self) -> np.ndarray:
         """[n, K] what `sureness` would be if a sample's most probable cluster were this one."""
         one = np.eye(self.cluster.shape[1])[self.links.cluster]
-        return np.minimum((self.column[:, :-1] * self._right()) @ one, 1.0)
+        return np.minimum((self.column[:, :-1] * self._right()) @ one, 1.0) * self.holds[:, None]
 
     def pieces(self) -> tuple[float, float]:
         """Share of samples in columns that are pieces of others and not joined to them: the
@@ -162,8 +169,10 @@ class _Conclusion:
     """What is believed under one trust, and all that it was concluded from.
 
     judgements: those among the nodes. known: [n] from `Relations`. nodes, unit, column, links: as
-    in `Posterior`. at_unit: [n] unit of each node, -1 elsewhere. table: [O, 2, 3] rates, and
-    estimated_from: [K] the chances of `alike` that these were estimated from, if they were.
+    in `Posterior`. at_unit: [n] unit of each node, -1 elsewhere; at_proven: [n] that which a
+    sample that is no node is proven to be of, or -1. start: columns before any answer. differ:
+    whether any two samples do. table: [O, 2, 3] rates, and estimated_from: [K] the chances of
+    `alike` that these were estimated from, if they were.
     """
 
     trust: Trust
@@ -172,6 +181,9 @@ class _Conclusion:
     nodes: np.ndarray
     unit: np.ndarray
     at_unit: np.ndarray
+    at_proven: np.ndarray
+    start: int
+    differ: bool
     hard: bool
     table: np.ndarray
     estimated_from: np.ndarray | None
@@ -220,7 +232,29 @@ class _Conclusion:
                 evidence_lib.least_error_of, table, judgements, trust, self.estimated_from
             ),
             hard=self.hard,
+            holds=self._holds(),
         )
+
+    def _holds(self) -> np.ndarray:
+        """[n] chance that what the embedding says of each sample holds, given all answers.
+
+        It does for a share of the samples; any other may as well be of a group nobody has seen. A
+        sample that opened a column is what it is, and so is one whose label is known.
+        """
+        belief, opened = self.belief, np.zeros(len(self.belief.share), bool)
+        opened[belief.first[: self.start]] = True
+        bearing = _bearing(belief)
+        joined = np.ones(len(self.unit), bool)  # to one before it, by answers
+        joined[np.unique(self.unit, return_index=True)[1]] = False
+        joined &= self.known[self.nodes] < 0
+        share = _share_that_holds(bearing[~opened], int(joined.sum()), self.differ)
+        of_unit = share / (share + (1.0 - share) / bearing)
+        of_unit[belief.first] = 1.0
+        holds = np.full(len(self.at_unit), share)
+        for at in (self.at_unit, self.at_proven):
+            holds[at >= 0] = of_unit[at[at >= 0]]
+        holds[self.known >= 0] = 1.0
+        return holds
 
 
 def _conclude(
@@ -255,8 +289,8 @@ def _conclude(
         apart = np.bincount(known[labelled], minlength=len(belief.first)) > 0
         links = _link(geometry, belief, column, heard, said, base, apart)
         return _Conclusion(
-            trust, judgements, relations.known(), nodes, unit, at_unit, hard, table,
-            estimated_from, said, belief, column, links,
+            trust, judgements, relations.known(), nodes, unit, at_unit, at_proven,
+            len(first), geometry.differ, hard, table, estimated_from, said, belief, column, links,
         )  # fmt: skip
 
     found = believe(evidence_lib.rates(judgements, trust))
@@ -307,6 +341,33 @@ class _Belief:
     news: float
     first: np.ndarray
     model: _Model
+
+
+def _bearing(belief: _Belief) -> np.ndarray:
+    """[U] how often as probable the answers about each unit are if it is where the regression of
+    all others puts it, as if it is of a group nobody has seen."""
+    looks, columns = np.logaddexp.reduce(belief.logits, axis=1), belief.logits.shape[1]
+    unseen = belief.logits[:, -1] - np.log(_surprised(np.array(belief.news), columns))
+    return np.exp(np.clip(looks - unseen, NEVER, -NEVER))
+
+
+def _share_that_holds(bearing: np.ndarray, joined: int, differ: bool) -> float:
+    """Of how many samples the embedding tells the truth, as a share.
+
+    The largest that answers leave likely: an embedding is believed until they refute it. Where no
+    two samples differ it is not believed until they bear it out: it is taken to have failed once.
+
+    Args:
+        bearing: [K] of `_bearing`, of what was asked about.
+        joined: samples that were proven alike to one before them.
+        differ: whether any two embeddings do.
+    """
+    with np.errstate(divide="ignore"):
+        worth = np.log(bearing[:, None] * _HOLDS + 1.0 - _HOLDS).sum(axis=0)
+        worth += joined * np.log(_HOLDS)
+        if not differ:
+            return float(_HOLDS[(worth + np.log(1.0 - _HOLDS)).argmax()])
+    return float(_HOLDS[np.flatnonzero(worth >= worth.max() - _LIKELY)[-1]])
 
 
 def _nodes(
