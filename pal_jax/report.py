@@ -40,7 +40,8 @@ class Report:
     Attributes:
         title: name of the data set.
         facts: versions, devices, seed, commit: what it takes to run this again.
-        summary: the contents of summary.json: samples, judgements and groups at least.
+        summary: the contents of summary.json: samples, judgements and groups at least; of these
+            "warnings" are sentences, shown first.
         rounds: one row a round: round, step, judgements, groups, loss, effective_rank and, where
             true labels exist, partition_accuracy, ari, nmi, knn_accuracy; any may be absent.
         baseline: rows with judgements and partition_accuracy of random questions, or None.
@@ -84,6 +85,7 @@ def write(path: Path, report: Report) -> None:
     page = environment.get_template("report.html.j2").render(
         report=report,
         lead=wording.lead(report.summary),
+        warnings=report.summary.get("warnings", []),
         headline=wording.headline(report.summary),
         measured=wording.others(report.summary),
         answered=_answered(report.answers),

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from pal_jax import evaluate, export, hosts, report, train
+from pal_jax import evaluate, export, hosts, report, train, wording
 from pal_jax.active.journal import Journal
 from pal_jax.active.questions import (
     Answer,
@@ -183,6 +183,7 @@ def _fit(
 ) -> train.TrainState:
     """train.fit with its hooks tied to the screen, the record and the checkpoints."""
     total, done = run.plan.total, int(jax.device_get(state.step))
+    doubted: set[str] = set()
     with _bar(total, done) as bar:
         _say(*run.notes, f"{run.facts['batch']} of {run.facts['devices']}", TABLE_HEADER)
         _say(*map(table_row, record.rounds()))
@@ -212,6 +213,10 @@ def _fit(
             def add() -> None:
                 record.add(_measure(run, number, step, embeddings[0], test, record))
                 _say(table_row(record.rounds()[-1]))
+                for oracle, sentence in _one_sided(run.sampler).items():
+                    if oracle not in doubted:  # each once, and at the end again
+                        _say(sentence)
+                doubted.update(_one_sided(run.sampler))
 
             hosts.only_lead(add)
 
@@ -338,6 +343,8 @@ def _write_results(
             summary["error_rate"] = partition.error_rate
         if oracle is not None:
             summary["expected_gain"] = run.sampler.expected_gain(h, _NEXT)
+        if warnings := _warnings(run.sampler, h):
+            summary["warnings"] = warnings
         summary |= _final_scores(run, test, h, partition, pause)
         summary["seconds"] = round(record.seconds, 1)
         advance()
@@ -357,6 +364,22 @@ def _write_results(
         f"{len(h)} samples in {groups} groups from {run.sampler.spent} judgements{not_sure}{known}"
         f", in {summary['seconds']:.0f} s; look at {folder / 'report.html'}"
     )
+    for warning in warnings:
+        print(warning)
+
+
+def _warnings(sampler: Sampler, h: np.ndarray) -> list[str]:
+    """Why answers should not be believed as they are, each in a sentence."""
+    share = sampler.refuted(h)
+    return [*_one_sided(sampler).values(), *([wording.refuted(share)] if share else [])]
+
+
+def _one_sided(sampler: Sampler) -> dict[str, str]:
+    """A sentence on each oracle that has only ever said one thing, by its name."""
+    return {
+        found.oracle: wording.one_sided(found.oracle, found.relation.value, found.count)
+        for found in sampler.one_sided()
+    }
 
 
 def _audit(run: Run, oracle: Oracle, h: np.ndarray) -> dict[str, Any]:

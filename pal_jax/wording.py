@@ -98,6 +98,26 @@ def not_followed(summary: Mapping[str, Any]) -> str:
     return " and ".join(told)
 
 
+def one_sided(oracle: str, relation: str, count: int) -> str:
+    """What to think of an oracle that has only ever said one thing: alike, or not alike."""
+    only, never, unless = ("no", "yes", "there are very many classes")
+    if relation == "alike":
+        only, never, unless = ("yes", "no", "all samples are of one class")
+    return (
+        f'{oracle} said "{only}" {count:,} times and never "{never}": unless {unless}, neither its '
+        "answers nor the groups and probabilities that follow from them can be believed."
+    )
+
+
+def refuted(share: float) -> str:
+    """What to think of answers that were taken for proof, of which this share is wrong at least."""
+    return (
+        f"Answers are taken for proof, yet they fit the embedding as if {percent(share)} of them "
+        "or more were wrong: either they are, and asking.error_rate=-1 estimates how many, or the "
+        "embedding says little of the classes; the probabilities may be too high."
+    )
+
+
 def headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(name, figure, what it means) of the figures that a reader wants first."""
     sure, unsure = _sure(summary)
@@ -128,5 +148,6 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def others(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, figure) of everything that the headline leaves out."""
     told = [name for name, _, _ in headline(summary)]
-    named = {NAMES.get(key, key): show(key, value) for key, value in summary.items()}
+    figures = {key: value for key, value in summary.items() if key != "warnings"}
+    named = {NAMES.get(key, key): show(key, value) for key, value in figures.items()}
     return [(name, figure) for name, figure in named.items() if name not in told]

@@ -27,6 +27,17 @@ def mostly_right(
     return said, heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
 
 
+def test_an_oracle_that_only_ever_said_one_thing_is_told_of():
+    no = [(k % 9, 9, NOT_ALIKE, "ann") for k in range(30)]
+    yes = [(k % 9, 9, ALIKE, "bob") for k in range(31)]
+    found = [evidence.OneSided("ann", NOT_ALIKE, 30), evidence.OneSided("bob", ALIKE, 31)]
+    assert evidence.one_sided(heard(*no, *yes)) == found
+    assert evidence.one_sided(heard(*no, (1, 2, UNKNOWN, "ann"))) == found[:1]
+    assert evidence.one_sided(heard(*no, (1, 2, ALIKE, "ann"))) == []
+    assert evidence.one_sided(heard(*no[1:], (1, 2, UNKNOWN, "ann"))) == []  # too few
+    assert evidence.one_sided(heard()) == []
+
+
 MIXED = heard(
     (0, 1, ALIKE, "ann"), (2, 3, NOT_ALIKE, "bob"), (4, 5, UNKNOWN, "ann"), (0, 6, NOT_ALIKE, "ann")
 )  # fmt: skip

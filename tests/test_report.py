@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pal_jax import figures, report
+from pal_jax import figures, report, wording
 from pal_jax.active.questions import Answer, Question, Relation
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\u202e</style></title><script>alert(2)</script>"
@@ -173,6 +173,20 @@ def test_not_sure_is_no_answer(tmp_path):
     assert "by 1 sure answer of the audit alone, and at least 81.2\u202f%" in page.text
     text = " ".join(page.text.split())
     assert "do not follow 3 of the judgements and 2 of those believed from the start;" in text
+
+
+def test_warnings_are_read_first_and_are_no_figure(tmp_path):
+    said = wording.one_sided("bob & co", "alike", 1234)
+    assert said.startswith('bob & co said "yes" 1,234 times and never "no": unless all samples are')
+    assert wording.one_sided("ann", "not alike", 30).startswith('ann said "no" 30 times and never')
+    warnings = [said, wording.refuted(0.25)]
+    summary = dict(a_report().summary, warnings=warnings)
+    _, page = page_of(tmp_path, a_report(summary=summary))
+    for warning in warnings:
+        assert page.text.count(warning) == 1
+        assert page.text.index(warning) < page.text.index("87.5\u202f%")
+    assert "as if 25.0\u202f% of them or more were wrong" in page.text
+    assert "Doubtful" not in page_of(tmp_path, a_report())[1].text
 
 
 def test_hardest_are_the_answers_that_the_embedding_would_not_have_guessed(monkeypatch):

@@ -1,6 +1,8 @@
 """The real command, from start to files, stopped at any moment and started again."""
 
 import contextlib
+import dataclasses
+import html
 import io
 import json
 import re
@@ -20,6 +22,7 @@ from tqdm import tqdm
 from configs import pal_active
 from pal_jax import data, evaluate, experiment, export, report, run
 from pal_jax.active.journal import Journal
+from pal_jax.active.questions import Answer, Relation
 from pal_jax.active.sampler import Partition
 from pal_jax.checkpoint import Checkpoints
 from pal_jax.errors import Interrupted
@@ -309,6 +312,30 @@ def test_what_was_said_at_the_start_and_is_not_followed_is_named_by_its_line(tmp
     assert table[1].startswith("0,1,alike,prior,prior:4,")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["contradictions"], summary["prior_contradictions"]) == (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error_rate", [0.0, -1.0])
+def test_an_oracle_that_always_says_yes_is_told_of_everywhere(tmp_path, capfd, error_rate):
+    config = tiny_config(tmp_path / "x.npz")
+    config.asking.budget = 44
+    config.asking.error_rate = error_rate
+
+    def yes(questions):
+        return [Answer(q, (Relation.ALIKE,) * len(q.candidates), "yea") for q in questions]
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        built = experiment.build(config, str(tmp_path / "run"))
+        built = dataclasses.replace(built, make_oracle=lambda answers, stop: yes)
+        run.execute(built, lambda: False)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    warning = summary["warnings"][0]
+    assert re.match(r'yea said "yes" \d+ times and never "no": ', warning)
+    assert warning in html.unescape((tmp_path / "run" / "report.html").read_text())
+    out, _ = capfd.readouterr()
+    table, end = out.split("64 samples in")
+    assert table.count('yea said "yes"') == 1  # at the round from which on it is so
+    assert warning in end
 
 
 def test_an_answer_leaves_no_line_where_nobody_watches():

@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_digits
 
 from pal_jax.active import strategies
-from pal_jax.active.evidence import Trust
+from pal_jax.active.evidence import OneSided, Trust
 from pal_jax.active.geometry import Geometry
 from pal_jax.active.oracles import LabelOracle, NoisyOracle
 from pal_jax.active.posterior import infer
@@ -186,13 +186,47 @@ def test_hard_embeddings_and_hard_oracles_end_in_a_partition(name, oracle, error
         "coin": coin(),
     }[oracle]
     for strategy in STRATEGIES:
-        sampler = Sampler(len(z), budget=25, strategy=strategy, error_rate=error_rate)
-        sampler.ask(answer, z, 25)
+        sampler = Sampler(len(z), budget=35, strategy=strategy, error_rate=error_rate)
+        sampler.ask(answer, z, 35)
         partition = sampler.partition(z)
         assert partition.groups.shape == partition.probability.shape == (len(z),)
         assert np.isfinite(partition.probability).all()
         assert (partition.probability >= 0).all()
         assert (partition.probability <= 1 + 1e-9).all()
+        enough = sampler.spent >= 30 and oracle in ("yes", "no")
+        assert [found.oracle for found in sampler.one_sided()] == (["liar"] if enough else [])
+
+
+@pytest.mark.parametrize("error_rate", [0.0, 0.1, None])
+@pytest.mark.parametrize("says", [Relation.ALIKE, Relation.NOT_ALIKE])
+def test_an_oracle_that_always_says_the_same_is_told_of(says, error_rate):
+    sampler = Sampler(60, budget=30, error_rate=error_rate)
+    sampler.ask(liar(says), blobs(), 29)
+    assert sampler.one_sided() == []
+    sampler.ask(liar(says), blobs(), 1)
+    assert sampler.one_sided() == [OneSided("liar", says, 30)]
+
+
+def test_answers_at_random_are_no_proof(digits):
+    """Nothing is asked that follows, so they never contradict each other, but the embedding."""
+    x, y = digits[0][:600], digits[1][:600]
+    rng = np.random.default_rng(0)
+
+    def either(questions):
+        return [liar(list(Relation)[rng.integers(2)])([q])[0] for q in questions]
+
+    sampler = Sampler(600, budget=100)
+    assert sampler.refuted(x) == 0.0
+    sampler.ask(either, x, 100)
+    assert sampler.relations.contradictions() == []
+    assert sampler.refuted(x) > 0.15
+    for error_rate in (0.1, None):  # nobody took these for proof
+        doubtful = Sampler(600, budget=100, error_rate=error_rate)
+        doubtful.tell(sampler.answers)
+        assert doubtful.refuted(x) == 0.0
+    right = Sampler(600, budget=100)
+    right.ask(LabelOracle(y), x, 100)
+    assert right.refuted(x) == 0.0
 
 
 @pytest.fixture(scope="module")

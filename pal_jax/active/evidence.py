@@ -14,6 +14,7 @@ _WRONG, _RIGHT = 0.5, 19.5  # answers of each kind imagined before the first of 
 _ERRS = 1.0  # log odds that such an oracle errs, from which on it is taken to
 _STEPS = 20  # of the estimate of an oracle's rates
 _GUESSES = 0.42  # error expected of an oracle that is named to be estimated: a file of guesses
+_MANY = 30  # sure answers of one kind alone, from which on an oracle is told of
 _CODES = {relation: code for code, relation in enumerate(Relation)}
 _ALIKE, _APART, _UNSURE = (
     _CODES[r] for r in (Relation.ALIKE, Relation.NOT_ALIKE, Relation.UNKNOWN)
@@ -190,6 +191,30 @@ def weigh(judgements: Judgements, table: np.ndarray) -> Evidence:
     """The evidence in all judgements, by `rates`."""
     likelihood = table[judgements.oracle, :, judgements.relation].reshape(-1, 2)
     return Evidence(judgements.first, judgements.second, likelihood[:, 0], likelihood[:, 1])
+
+
+@dataclasses.dataclass(frozen=True)
+class OneSided:
+    """An oracle that was sure `count` times, and each time said the same."""
+
+    oracle: str
+    relation: Relation
+    count: int
+
+
+def one_sided(judgements: Judgements) -> list[OneSided]:
+    """The oracles that gave some thirty sure answers or more, all of one kind.
+
+    No estimate can tell such an oracle from a right one: what it says never contradicts itself.
+    """
+    found = []
+    for o, oracle in enumerate(judgements.oracles):
+        said = np.bincount(judgements.relation[judgements.oracle == o], minlength=3)
+        alike, apart = int(said[_ALIKE]), int(said[_APART])
+        if min(alike, apart) == 0 and alike + apart >= _MANY:
+            relation = Relation.ALIKE if alike else Relation.NOT_ALIKE
+            found.append(OneSided(oracle, relation, alike + apart))
+    return found
 
 
 def error_of(table: np.ndarray, judgements: Judgements, trust: Trust) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from pal_jax.active import batches, stopping
 from pal_jax.active import refit as refit_lib
 from pal_jax.active.batches import Batch
-from pal_jax.active.evidence import Trust
+from pal_jax.active.evidence import OneSided, Trust, one_sided
 from pal_jax.active.geometry import Geometry, LastGeometry
 from pal_jax.active.journal import Journal
 from pal_jax.active.posterior import infer
@@ -36,6 +36,7 @@ from pal_jax.errors import UserError
 
 _BATCH, _PROPOSAL = 0, 1  # streams of random numbers that never meet
 _EXACT = 20_000  # samples up to which the engine looks at all of them
+_REFUTED = 0.05  # share of wrong answers, at least, from which on a rate of 0 is doubted
 _SURE = 0.9  # probability from which on a sample's group is taught where answers may be wrong
 MOST_PRIOR = 1_000  # answers believed from the start
 _NOT_IN_ORDER = "the oracle did not answer each question once, in their order"
@@ -302,6 +303,24 @@ class Sampler:
             )
             for c in found
         ]
+
+    def one_sided(self) -> list[OneSided]:
+        """The oracles that have only ever said yes, or only no, and that often."""
+        return one_sided(self._relations.judgements())
+
+    def refuted(self, embeddings: np.ndarray) -> float:
+        """How many answers are wrong at least, as a share, although they are taken for proof.
+
+        That is what is estimated, with 95 % confidence, if nothing is said of how often oracles
+        err. 0 where it is too little to speak of, or answers are not taken for proof. Such
+        answers hardly ever contradict each other, since nothing is asked that follows: it is
+        with the embedding that they disagree, and that may be wrong as well.
+        """
+        if not self._answers or not self.trust.is_hard(self._relations.judgements()):
+            return 0.0
+        view = self._look_at(embeddings)
+        low = infer(view.geometry, view.relations, Trust(None)).error_low(0.95)
+        return low if low >= _REFUTED else 0.0
 
     def expected_gain(self, embeddings: np.ndarray, count: int) -> float:
         """Share of samples that the next `count` answers are expected to put right, roughly.
