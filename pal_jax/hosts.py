@@ -33,6 +33,7 @@ from pal_jax.errors import (
     UserError,
     sentence,
 )
+from pal_jax.signals import leaving_at_once
 
 T = TypeVar("T")
 
@@ -71,54 +72,85 @@ def start(coordinator: str, processes: int, process: int, timeout: float) -> Non
     told = bool(coordinator) or _expected()
     if jax.distributed.is_initialized() or not (told or _may_be_tpu()):
         return
-    environment = os.environ
-    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS", "")
-    processes = processes or int(environment.get("JAX_NUM_PROCESSES", 0))
-    process = process if process >= 0 else int(environment.get("JAX_PROCESS_ID", -1))
+    option = "hosts.coordinator" if coordinator else "JAX_COORDINATOR_ADDRESS"
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    if coordinator and not _is_address(coordinator):
+        raise UserError(
+            f"{option}={coordinator} is not ADDRESS:PORT of process 0, such as 10.0.0.1:8476"
+        )
+    processes = processes or _number("JAX_NUM_PROCESSES", 0)
+    process = process if process >= 0 else _number("JAX_PROCESS_ID", -1)
     # Its handler of SIGTERM would take the place of ours, which also knows Ctrl-C.
     jax.config.update("jax_enable_preemption_service", False)
-    alone = (
+    failed = (
         f"this process ({process if process >= 0 else 'as the scheduler says'}) could not join "
-        f"the others at {coordinator or 'the address that the scheduler gives'} within "
-        f"{timeout:g} s; start all {processes or ''} of them with the same hosts.coordinator and "
-        "hosts.processes, each with its own hosts.process, and let that port through"
+        f"the others at {coordinator or 'the address that the scheduler gives'}"
+    )
+    advice = (
+        f"start all {f'{processes} ' if processes else ''}of them with the same hosts.coordinator "
+        "and hosts.processes, each with its own hosts.process, and let that port through"
     )
     try:
-        with _leaving_after(timeout, alone):
-            jax.distributed.initialize(
-                coordinator_address=coordinator or None,
-                num_processes=processes or None,
-                process_id=process if process >= 0 else None,
-                initialization_timeout=round(timeout) + 60,
-                heartbeat_timeout_seconds=_HEARTBEAT,
-                shutdown_timeout_seconds=_LEAVING,
-            )
+        _join(
+            timeout,
+            f"{failed} within {timeout:g} s; {advice}",
+            coordinator_address=coordinator or None,
+            num_processes=processes or None,
+            process_id=process if process >= 0 else None,
+        )
     except (RuntimeError, ValueError, TypeError) as error:
         if not told:  # JAX knows of no others, and so there are none
             return
+        if coordinator and not (processes and process >= 0):
+            raise UserError(
+                f"{option}={coordinator} says where process 0 is, and nothing says how many there "
+                "are and which one this is; give hosts.processes and hosts.process as well"
+            ) from None
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{alone} ({reason})") from None
+        raise UserError(f"{failed} ({reason}); {advice}") from None
 
 
-@contextlib.contextmanager
-def _leaving_after(seconds: float, reason: str) -> Iterator[None]:
-    """Ends the process with `reason` unless the block ends before.
+def _join(seconds: float, late: str, **who: str | int | None) -> None:
+    """jax.distributed.initialize; ends the process with `late` where it takes longer.
 
-    Where JAX itself gives up on the others it aborts, without a word that helps, and nothing can
-    interrupt it while it waits.
+    JAX waits in C++, where no signal is handled, and aborts without a word that helps when it gives
+    up: so it waits in another thread.
     """
+    errors: list[Exception] = []
 
-    def leave() -> None:
-        print(f"error: {reason}", file=sys.stderr, flush=True)
+    def join() -> None:
+        try:
+            jax.distributed.initialize(
+                **who,  # pyright: ignore[reportArgumentType]
+                initialization_timeout=round(seconds) + 60,
+                heartbeat_timeout_seconds=_HEARTBEAT,
+                shutdown_timeout_seconds=_LEAVING,
+            )
+        except Exception as error:  # for the caller, whatever it is
+            errors.append(error)
+
+    thread = threading.Thread(target=join, daemon=True)
+    with leaving_at_once("interrupted before the others had joined; nothing was changed"):
+        thread.start()
+        thread.join(seconds)
+    if thread.is_alive():
+        print(f"error: {late}", file=sys.stderr, flush=True)
         os._exit(2)
+    if errors:
+        raise errors[0]
 
-    timer = threading.Timer(seconds, leave)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+
+def _is_address(text: str) -> bool:
+    address, _, port = text.rpartition(":")
+    return bool(address) and port.isdecimal() and 0 < int(port) < 2**16
+
+
+def _number(name: str, otherwise: int) -> int:
+    """What the environment says; `otherwise` where it says nothing."""
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise UserError(f"{name}={text} in the environment is no number; mend or unset it")
+    return int(text or otherwise)
 
 
 def _expected() -> bool:
@@ -126,7 +158,7 @@ def _expected() -> bool:
     environment = os.environ
     return (
         any(environment.get(name) for name in _SIGNS)
-        or any(int(environment.get(name, 1)) > 1 for name in _COUNTS)
+        or any(_number(name, 1) > 1 for name in _COUNTS)
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
     )
 

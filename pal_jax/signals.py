@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 
 @contextlib.contextmanager
@@ -19,9 +20,27 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         # Not print: a signal may arrive while the progress bar is inside a write to stderr.
         os.write(2, b"\nstopping at the next safe point; once more stops at once\n")
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handling(remember):
         yield lambda: asked
+
+
+@contextlib.contextmanager
+def leaving_at_once(sentence: str) -> Iterator[None]:
+    """Within the block a signal ends the process, with `sentence` on stderr and status 130."""
+
+    def leave(number, frame):
+        os.write(2, f"\n{sentence}\n".encode())
+        os._exit(130)
+
+    with _handling(leave):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pal_jax import hosts
 from pal_jax.active.journal import Journal
+from pal_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 # 200 digits, 3 rounds of 20 steps, 16 judgements; a batch splits over 1, 2 and 4 processes.
@@ -237,6 +239,76 @@ def test_a_process_that_nobody_joins_says_so(cache, tmp_path):
         assert "127.0.0.1:1" in sentence
         assert "hosts.coordinator" in sentence
         assert not (tmp_path / "run").exists()
+
+
+def until_it_joins(number, port):
+    """Until process `number` listens on `port`, or asks there for the one that does."""
+    if number == 0:
+        for _ in range(600):
+            with contextlib.suppress(ConnectionRefusedError):
+                return socket.create_connection(("127.0.0.1", port)).close()
+            time.sleep(0.1)
+        raise AssertionError("process 0 does not listen")
+    with socket.create_server(("127.0.0.1", port)) as server:
+        server.settimeout(60)
+        return server.accept()[0].close()
+
+
+@pytest.mark.parametrize(("number", "by"), [(0, signal.SIGTERM), (1, signal.SIGINT)])
+def test_who_waits_for_the_others_can_be_stopped(number, by, cache, tmp_path):
+    port = free_port()
+    options = [f"coordinator=127.0.0.1:{port}", "processes=2", f"process={number}", "timeout=60"]
+    options = [f"--config.hosts.{option}" for option in options]
+    (process,) = start(tmp_path / "run", cache, 1, *options)
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.kill)
+        until_it_joins(number, port)
+        begin = time.monotonic()
+        process.send_signal(by)
+        _, err = process.communicate(timeout=90)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 130
+    assert err.split("\n") == [
+        "",
+        "interrupted before the others had joined; nothing was changed",
+        "",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def mistake(monkeypatch, coordinator, processes, process, **environment):
+    """The sentence of a start that cannot work."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as raised:
+        hosts.start(coordinator, processes, process, 5.0)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", ":8476", "node:", "node:http", "node:70000"])
+def test_an_address_without_a_port_is_told(monkeypatch, address):
+    assert "hosts.coordinator=" + address in mistake(monkeypatch, address, 2, 0)
+    told = mistake(monkeypatch, "", 0, -1, JAX_COORDINATOR_ADDRESS=address)
+    assert "JAX_COORDINATOR_ADDRESS=" + address in told
+
+
+def test_the_environment_may_be_wrong(monkeypatch):
+    assert "JAX_NUM_PROCESSES=two" in mistake(monkeypatch, "a:1", 0, 0, JAX_NUM_PROCESSES="two")
+    assert "JAX_PROCESS_ID=x" in mistake(monkeypatch, "a:1", 2, -1, JAX_PROCESS_ID="x")
+    assert "SIZE=-2" in mistake(monkeypatch, "", 0, -1, OMPI_COMM_WORLD_SIZE="-2")
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+    hosts.start("", 0, -1, 5.0)  # nothing says that there are others
+
+
+def test_what_is_missing_is_told(monkeypatch):
+    for processes, process in ((0, -1), (2, -1), (0, 1)):
+        told = mistake(monkeypatch, "127.0.0.1:1", processes, process)
+        assert "give hosts.processes and hosts.process as well" in told
+        assert "within" not in told
+    told = mistake(monkeypatch, "", 0, -1, SLURM_STEP_NUM_TASKS="4")
+    assert "start all of them with" in told
+    assert "within" not in told
 
 
 @pytest.mark.slow
