@@ -8,6 +8,7 @@ costs nothing.
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax._src import distributed  # the coordination service has no public door
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -44,6 +46,8 @@ _CHUNK = 2**16  # bytes; broadcasts are padded to a multiple, since each size is
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 _LEAVING = 60  # seconds that one which leaves in good order waits for the others to do so
 _LAST_WORDS = 3.0  # seconds that process 0 waits for the others when it does not
+_LOOK = 1.0  # seconds after which one that waits looks whether another has failed alone
+_turns = itertools.count()  # of `everyone` and `_broadcast`: their keys in the coordination service
 
 
 def start(coordinator: str, processes: int, process: int, timeout: float) -> None:
@@ -210,8 +214,7 @@ def only_lead(action: Callable[[], Any]) -> Any:
 
 def fail_together(wrong: str | None) -> None:
     """Raises KnownToAllError in all processes where any is `wrong`: each says its own sentence."""
-    flag = np.array(wrong is not None)
-    if np.any(multihost_utils.process_allgather(flag) if jax.process_count() > 1 else flag):
+    if any(everyone(wrong is not None)):
         raise KnownToAllError(wrong or "another process of this run cannot go on, and says why")
 
 
@@ -241,8 +244,51 @@ def lead_keeps(action: Callable[[], T]) -> T | None:
     return kept[0] if kept else None
 
 
+def everyone(said: T) -> list[T]:
+    """What each process says (short, JSON-able), process 0 first, in all of them.
+
+    All must call it at the same place.
+    """
+    if jax.process_count() == 1:
+        return [said]
+    turn = next(_turns)
+    _say(f"{turn}/{jax.process_index()}", json.dumps(said))
+    return [json.loads(_hear(f"{turn}/{process}")) for process in range(jax.process_count())]
+
+
+def _say(key: str, text: str) -> None:
+    _service().key_value_set(f"pal_jax/{key}", text)
+
+
+def _service() -> Any:
+    """JAX's coordination service, in which process 0 keeps texts by keys."""
+    return distributed.global_state.client
+
+
+def _hear(key: str) -> str:
+    """The text that another process says, or has said, under `key`; takes as long as it takes.
+
+    The coordination service waits, which aborts this process when another one dies. XLA gives up
+    on a collective after half an hour, and people may need longer for their answers.
+    """
+    service = _service()
+    while True:
+        try:
+            return service.blocking_key_value_get(f"pal_jax/{key}", round(1000 * _LOOK))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+        for _, who in service.key_value_dir_get("pal_jax/failed"):
+            raise PeerLost(f"another process of this run is gone ({who} has failed, and says why)")
+
+
 def _broadcast(message: Any) -> Any:
     """Process 0's `message` (JSON-able) in every process; None is handed in by the others."""
+    turn = f"{next(_turns)}"
+    if lead():
+        _say(turn, "ready")
+    else:
+        _hear(turn)
     text = np.frombuffer(json.dumps(message).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
     padded = np.resize(text, -(-size // _CHUNK) * _CHUNK)
@@ -291,6 +337,8 @@ def noticing_failures() -> Iterator[None]:
         raise
     except (UserError, OSError) as error:
         if jax.distributed.is_initialized() and jax.process_count() > 1:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 may be gone as well
+                _say(f"failed/{jax.process_index()}", f"process {jax.process_index()}")
             raise FailedAlone(sentence(error)) from error
         raise
     except (jax.errors.JaxRuntimeError, ValueError) as error:

@@ -311,6 +311,52 @@ def test_what_is_missing_is_told(monkeypatch):
     assert "within" not in told
 
 
+# Each waits longer for the other than XLA lets a collective take; then one fails alone.
+WAITING = """
+import sys, time
+from pal_jax import hosts
+from pal_jax.errors import FailedAlone, PeerLost
+number = int(sys.argv[1])
+hosts.start("127.0.0.1:" + sys.argv[2], 2, number, 60.0)
+assert hosts.everyone(number) == [0, 1]
+assert hosts.only_lead(lambda: "early") == "early"  # connects the two
+assert hosts.only_lead(lambda: time.sleep(4) or "late") == "late"
+assert hosts.all_or_none(lambda: time.sleep(4 * number) or number) == number
+begin = time.monotonic()
+try:
+    with hosts.noticing_failures():
+        if number == 1:
+            raise OSError(5, "Input/output error", "pool.bin")
+        hosts.everyone("")
+except (FailedAlone, PeerLost) as error:
+    assert time.monotonic() - begin < 10
+    print(error, flush=True)
+    hosts.leave(7)
+"""
+
+
+@pytest.mark.slow
+def test_who_waits_has_the_patience_of_people(cache):
+    limited = cache | {"XLA_FLAGS": "--xla_cpu_collective_timeout_seconds=2"}
+    port = str(free_port())
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITING, number, port], cwd=ROOT, env=limited, **PIPES
+        )
+        for number in ("0", "1")
+    ]
+    outputs = []
+    with contextlib.ExitStack() as stack:
+        for process in both:
+            stack.callback(process.kill)
+        for process in both:
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == 7, err
+            outputs.append(out)
+    assert "(process 1 has failed, and says why)" in outputs[0]
+    assert "pool.bin: Input/output error\n" in outputs[1]
+
+
 @pytest.mark.slow
 def test_a_mistake_of_process_0_ends_all(cache, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
