@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from pal_jax import hosts
-from pal_jax.errors import FailedAlone, PeerLost, UserError
+from pal_jax.errors import FailedAlone, KnownToAllError, PeerLost, UserError
 
 Progress = dict[str, Any]
 _FULL = ("No space left on device", "Disk quota exceeded")
@@ -78,7 +79,8 @@ class Checkpoints:
         """The newest step that can be read as (state, progress), or None when there is none.
 
         Newer ones that cannot be read are moved to the folder `ASIDE`, and a line on stderr says
-        so; but only when an older one can, since the reason may lie elsewhere.
+        so; but only when an older one can, since the reason may lie elsewhere. Each process reads
+        a step whole, and one that any of them cannot read counts as damaged for all.
 
         Args:
             like: a state of the same structure; its shapes, dtypes and shardings are used.
@@ -86,32 +88,50 @@ class Checkpoints:
         Raises:
             UserError: there are steps, and none can be read. Nothing was changed.
         """
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-        )
         damaged: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in hosts.only_lead(lambda: sorted(self._manager.all_steps(), reverse=True)):
+            found, wrong = None, None
             try:
-                found = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
-                    ),
-                )
+                found = self._read(step, like)
             except Exception as error:  # damage shows as OSError, ValueError, KeyError, Exception
-                if hosts.is_lost_peer(error):
-                    raise
-                damaged[step] = _reason(error)
-            else:
+                wrong = _reason(error)
+            reasons = [reason for reason in hosts.everyone(wrong) if reason]
+            if found is not None and not reasons:
                 self._set_aside(damaged)
-                return found["state"], found["progress"]
+                return jax.tree.map(_place, found[0], like), found[1]
+            damaged[step] = reasons[0]
         if not damaged:
             return None
         newest = max(damaged)
-        raise UserError(
+        raise KnownToAllError(
             f"none of the checkpoints in {self._directory} can be read (the newest, {newest}: "
             f"{damaged[newest]}); remove that folder to start again: the answers are in the journal"
         )
+
+    def _read(self, step: int, like: Any) -> tuple[Any, Progress]:
+        """(state of whole NumPy arrays, progress) of `step`, read by this process alone.
+
+        CheckpointManager would read what the devices of this process need, and wait for the other
+        processes at the end of what went well: where one of them meets damage it never comes.
+        """
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+        whole = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)  # asks for NumPy's
+        with ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(), multiprocessing_options=alone
+        ) as reader:
+            found = reader.restore(
+                self._directory / str(step),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(whole), progress=ocp.args.JsonRestore()
+                ),
+            )
+        for array, wanted in zip(
+            jax.tree.leaves(found["state"]), jax.tree.leaves(like), strict=True
+        ):
+            if array.shape != wanted.shape:
+                raise ValueError(f"an array is {array.shape} there and {wanted.shape} here")
+        return found["state"], found["progress"]
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         def move() -> None:
@@ -142,6 +162,13 @@ class Checkpoints:
         with self._failing():
             self._manager.close()
             sys.unraisablehook = self._hook  # and not after a failure: orphans may still come in
+
+
+def _place(whole: np.ndarray, like: jax.Array) -> jax.Array:
+    """`whole` on the devices of this process, as `like` is split over those of all."""
+    return jax.make_array_from_callback(
+        like.shape, like.sharding, lambda index: np.asarray(whole[index])
+    )
 
 
 def _pass_over_orphans(otherwise: Callable[[Any], object], unraisable: Any) -> None:

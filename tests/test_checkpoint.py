@@ -3,6 +3,8 @@
 import dataclasses
 import gc
 import shutil
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +25,7 @@ def state(step, mesh=None):
     mesh = sharding.make_mesh(8, fsdp=4) if mesh is None else mesh
     weights = jax.random.normal(jax.random.key(step), (64, 48))
     made = train.TrainState(jnp.asarray(step, jnp.int32), {"w": weights}, {}, {"m": weights + 1})
-    return jax.device_put(made, sharding.split_weights(mesh, made))
+    return jax.device_put(jax.device_get(made), sharding.split_weights(mesh, made))
 
 
 def progress(step):
@@ -115,6 +117,79 @@ def test_a_damaged_newest_one_is_passed_over_and_kept_aside(folder, tmp_path, ca
             assert_step(restore(copy), 5)
     assert passed_over >= 10
     gc.collect()  # or the next test is blamed for them
+
+
+# Weights are split over two processes, each with one device: neither needs all files.
+TWO_HOSTS = """
+import pathlib, shutil, sys
+import jax, numpy as np
+from pal_jax import hosts, sharding
+from pal_jax.checkpoint import ASIDE, Checkpoints
+from tests import test_checkpoint as t
+folder = pathlib.Path(sys.argv[3])
+hosts.start("127.0.0.1:" + sys.argv[2], 2, int(sys.argv[1]), 60.0)
+mesh = sharding.make_mesh(fsdp=2)
+saved = folder / "saved" / "checkpoints"
+with Checkpoints(saved, keep=2) as checkpoints:
+    for step in (3, 5):
+        checkpoints.save(step, t.state(step, mesh), t.progress(step))
+
+def spoil(number, path, kind):
+    copy = folder / str(number) / "checkpoints"
+    shutil.copytree(saved, copy)
+    t.damage(copy / path.relative_to(saved), kind)
+
+def restored(name):
+    with Checkpoints(folder / name / "checkpoints", keep=2) as checkpoints:
+        found, progress = checkpoints.restore(t.state(0, mesh))
+    step = progress["sampler"]["answers"]
+    assert hosts.everyone(step) == [step, step]
+    assert progress == t.progress(step)
+    wanted = t.state(step, mesh)
+    for array, like in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert array.sharding == like.sharding and array.dtype == like.dtype
+        for shard, other in zip(array.addressable_shards, like.addressable_shards, strict=True):
+            np.testing.assert_array_equal(shard.data, other.data)
+    assert (folder / name / ASIDE / "5").is_dir() == (step == 3)
+    return step
+
+passed_over = []
+for number, (path, kind) in enumerate(t.damages(saved)):
+    hosts.only_lead(lambda: spoil(number, path, kind))
+    if restored(str(number)) == 3:
+        passed_over.append(str(path))
+for part in ("ocdbt.process_0", "ocdbt.process_1"):
+    assert any(part in path for path in passed_over), passed_over
+
+read = Checkpoints._read
+if jax.process_index() == 1:
+    Checkpoints._read = lambda self, step, like: read(self, {5: 4}.get(step, step), like)
+assert restored("saved") == 3
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_pass_over_what_one_of_them_cannot_read(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_HOSTS, number, port, str(tmp_path)],
+            cwd=Path(__file__).parent.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in ("0", "1")
+    ]
+    try:
+        for process in both:
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == 0, err
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
 
 
 def test_where_none_can_be_read_nothing_is_touched(folder):
