@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from pal_jax import losses, models, sharding, train, views
+from configs import pal_active
+from pal_jax import data, experiment, losses, models, sharding, train, views
 from pal_jax.active.batches import Batch
 from pal_jax.active.oracles import LabelOracle
 from pal_jax.active.sampler import Sampler
@@ -122,6 +123,72 @@ def test_any_number_of_devices_gives_the_same_run(devices, fsdp, one_device):
     close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
     close(jax.device_get(state), jax.device_get(expected_state))
     close(embeddings, expected_embeddings)
+
+
+def first_steps(devices, *, fsdp=1, dtype=np.float32):
+    """[20] metrics of the main command's first steps, which are at the full rate after 5 of them.
+
+    Args:
+        dtype: of the weights; the default of the command, or that which `models` was told.
+    """
+    config = pal_active.get_config()
+    config.train.warmup_steps = 5
+    mesh = sharding.make_mesh(devices, fsdp=fsdp)
+    pool, _ = experiment.build_data(config)
+    mean, std = data.channel_statistics(pool.inputs)
+    model, optimizer = experiment.build_model(config), experiment.build_optimizer(config)
+    variables = model.init(jax.random.key(0), jnp.zeros((2, *pool.inputs.shape[1:])))
+    variables = jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
+    state = train.init_state(variables, optimizer, mesh)
+    step = functools.partial(
+        train.train_step,
+        views=experiment.build_views(config, mean, std, images=True),
+        apply=sharding.data_parallel(model.apply, mesh),
+        loss=experiment.build_loss(config),
+        optimizer=optimizer,
+    )
+    step, feed = train.compile_step(step, mesh, state), train.make_feed(pool.inputs, mesh)
+    sampler, values = Sampler(len(pool), budget=1), []
+    for _ in range(20):
+        batch = feed(sampler.batch(config.train.batch_size))
+        state, metrics = step(state, key(7, state), *batch)
+        values.append(jax.device_get(metrics))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(dtype)}
+    return values
+
+
+@pytest.mark.slow
+def test_the_main_command_differs_on_many_devices_by_rounding_that_relus_amplify():
+    """A sum in another order turns the sign of a unit here and there, and so all later steps."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        one = first_steps(1)
+        for devices, fsdp in ((2, 1), (4, 4), (8, 1)):
+            other = first_steps(devices, fsdp=fsdp)
+            chex.assert_trees_all_close(other[0], one[0], rtol=1e-6)
+            for name, rtol in (("loss", 1e-3), ("grad_norm", 2e-2)):
+                actual, expected = ([step[name] for step in steps] for steps in (other, one))
+                np.testing.assert_allclose(actual, expected, rtol=rtol)
+
+
+class DoubleNumpy:
+    """jax.numpy whose float32 is double."""
+
+    float32 = jnp.float64
+
+    def __getattr__(self, name):
+        return getattr(jnp, name)
+
+
+@pytest.mark.slow
+def test_in_double_precision_the_main_command_is_the_same_on_many_devices(monkeypatch, x64):
+    """So rounding is all that differs: a gradient or a moment of parts of the batch would show."""
+    monkeypatch.setattr(models, "jnp", DoubleNumpy())
+    monkeypatch.setitem(models.DTYPES, "float32", jnp.float64)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        one = first_steps(1, dtype=np.float64)
+        for devices, fsdp in ((4, 4), (8, 1)):
+            other = first_steps(devices, fsdp=fsdp, dtype=np.float64)
+            chex.assert_trees_all_close(other, one, rtol=1e-12)
 
 
 def bytes_of(tree, device):
