@@ -125,16 +125,17 @@ def test_any_number_of_devices_gives_the_same_run(devices, fsdp, one_device):
     close(embeddings, expected_embeddings)
 
 
-def first_steps(devices, *, fsdp=1, dtype=np.float32):
+def first_steps(devices, *, fsdp=1, dtype="float32"):
     """[20] metrics of the main command's first steps, which are at the full rate after 5 of them.
 
     Args:
-        dtype: of the weights; the default of the command, or that which `models` was told.
+        dtype: of the weights.
     """
     config = pal_active.get_config()
     config.train.warmup_steps = 5
     mesh = sharding.make_mesh(devices, fsdp=fsdp)
     pool, _ = experiment.build_data(config)
+    assert isinstance(pool.inputs, np.ndarray)
     mean, std = data.channel_statistics(pool.inputs)
     model, optimizer = experiment.build_model(config), experiment.build_optimizer(config)
     variables = model.init(jax.random.key(0), jnp.zeros((2, *pool.inputs.shape[1:])))
@@ -185,9 +186,9 @@ def test_in_double_precision_the_main_command_is_the_same_on_many_devices(monkey
     monkeypatch.setattr(models, "jnp", DoubleNumpy())
     monkeypatch.setitem(models.DTYPES, "float32", jnp.float64)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        one = first_steps(1, dtype=np.float64)
+        one = first_steps(1, dtype="float64")
         for devices, fsdp in ((4, 4), (8, 1)):
-            other = first_steps(devices, fsdp=fsdp, dtype=np.float64)
+            other = first_steps(devices, fsdp=fsdp, dtype="float64")
             chex.assert_trees_all_close(other, one, rtol=1e-12)
 
 
@@ -380,7 +381,7 @@ def test_asking_ends_once_the_bound_is_high_enough():
     assert audit.estimated_accuracy_low >= 0.9
 
 
-def fit(hooks, *, asked=None, learning_rate=0.05, wrap=lambda step: step, **changes):
+def fit(hooks, *, asked=None, learning_rate=0.05, **changes):
     state, step, feed, embed = make(1, learning_rate=learning_rate)
     sampler, whole = Sampler(64, budget=20), plan(**changes)
     end = train.fit(
@@ -388,7 +389,7 @@ def fit(hooks, *, asked=None, learning_rate=0.05, wrap=lambda step: step, **chan
         key(0, state),
         sampler,
         lambda embeddings: buy(sampler, embeddings, whole, asked),
-        step=wrap(step),
+        step=step,
         feed=feed,
         embed=embed,
         plan=whole,
@@ -432,20 +433,61 @@ def test_the_first_round_may_be_longer_than_the_others():
     assert places == [*counted, (3, 0)]
 
 
-def test_the_next_step_is_dispatched_before_the_metrics_of_the_last_are_read():
-    calls = []
+def test_the_host_waits_for_no_step_before_it_has_dispatched_the_next():
+    """A step of half a second is still under way at the next batch, and at the next step."""
+    under_way, metrics = {"feed": [], "step": []}, None
 
-    def wrap(step):
-        def dispatch(state, *arguments):
-            calls.append(("step", sum(kind == "step" for kind, _ in calls)))
-            return step(state, *arguments)
+    def look(place):
+        if metrics is not None:
+            under_way[place].append(not metrics["loss"].is_ready())
 
-        return dispatch
+    @jax.jit
+    def slow(state, key, inputs, groups):
+        x = jnp.full((256, 256), state.step.astype(jnp.float32))
+        loss = jax.lax.fori_loop(0, 1000, lambda _, x: jnp.tanh(x @ x), x).sum()
+        return dataclasses.replace(state, step=state.step + 1), {"loss": loss, "grad_norm": loss}
 
-    fit(hooks(calls), wrap=wrap, rounds=1, first=6, save_every=100)
-    order = [call for call in calls if call[0] in ("step", "log")]
-    for i in range(5):
-        assert order.index(("step", i + 1)) < order.index(("log", i))
+    def step(*arguments):
+        nonlocal metrics
+        look("step")
+        state, metrics = slow(*arguments)
+        return state, metrics
+
+    state, _, feed, _ = make(1)
+
+    def watched_feed(batch):
+        look("feed")
+        return feed(batch)
+
+    train._train_round(
+        state,
+        key(0, state),
+        Sampler(64, budget=20),
+        range(6),
+        step=step,
+        feed=watched_feed,
+        plan=plan(save_every=100),
+        hooks=hooks([]),
+    )
+    for place in ("feed", "step"):
+        assert len(under_way[place]) == 5
+        assert sum(under_way[place]) >= 3  # of five: a busy machine may keep the host waiting
+
+
+def test_a_batch_that_did_not_cross_by_itself_ends_the_round():
+    """What stands around the step in the loop, not in a test, forbids all that is implicit."""
+    state, step, feed, _ = make(1)
+    with pytest.raises(RuntimeError, match="host-to-device"):
+        train._train_round(
+            state,
+            key(0, state),
+            Sampler(64, budget=20),
+            range(2),
+            step=step,
+            feed=lambda batch: jax.device_get(feed(batch)),
+            plan=plan(),
+            hooks=hooks([]),
+        )
 
 
 def test_nothing_crosses_to_the_devices_unasked(monkeypatch):
