@@ -26,6 +26,7 @@ from pal_jax.records import SPARE, ReadAhead, Records
 
 # Seconds between the marks of a pass over the pool: what a stop may cost.
 _MARK_EVERY = 30.0
+_BLOCK = 2**20  # bytes of zeros written at a time
 
 
 def make_feed(
@@ -221,13 +222,31 @@ def _reserve(part: Path, shape: tuple[int, int]) -> None:
     where later it would be a bus error in the middle of a write to mapped memory."""
     part.parent.mkdir(parents=True, exist_ok=True)
     beside = part.with_name(f"{part.name}.new")
-    np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape).flush()
+    array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
+    array.flush()
     try:
-        with beside.open("r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, beside.stat().st_size)
+        _take_blocks(beside, array.offset)
         beside.replace(part)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _take_blocks(file: Path, header: int) -> None:
+    """Takes the disk for a file of zeros, of which the system may have noted no more than the size.
+
+    Args:
+        header: bytes at its start that are no zeros.
+    """
+    with file.open("r+b") as stream:
+        size = file.stat().st_size
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+            return
+        stream.seek(header)  # macOS has no such call
+        for start in range(header, size, _BLOCK):
+            stream.write(bytes(min(_BLOCK, size - start)))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _digest(variables: Any, stamp: bytes) -> str:

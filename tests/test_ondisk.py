@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import faults
 from pal_jax import ondisk, pictures, records, sharding, train
 from pal_jax.active.sampler import Sampler
 from pal_jax.errors import UserError
@@ -139,12 +140,39 @@ def test_a_full_disk_is_an_error_before_the_pass(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ondisk.os, "posix_fallocate", full)
+    monkeypatch.setattr(ondisk.os, "posix_fallocate", full, raising=False)
     source = Source()
     embed = make_embed(source, tmp_path / "pool")
     with pytest.raises(OSError, match="No space left"):
         embed(state())
     assert files(tmp_path) == []
+
+
+def test_without_a_call_for_it_the_blocks_are_taken_by_writing_zeros(tmp_path, monkeypatch):
+    monkeypatch.delattr(ondisk.os, "posix_fallocate", raising=False)  # as on macOS
+    shape = (2**20 + 1, 3)  # six blocks and a bit
+    ondisk._reserve(tmp_path / "part", shape)
+    array = np.load(tmp_path / "part")
+    assert array.shape == shape
+    assert array.dtype == np.float16
+    assert not array.any()
+    info = (tmp_path / "part").stat()
+    assert info.st_size == 128 + array.nbytes
+    assert info.st_blocks * 512 >= info.st_size
+    h, _ = make_embed(Source(), tmp_path / "pool")(state())
+    np.testing.assert_allclose(h, expected(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_disk_that_is_really_full_is_told_at_the_start(missing, monkeypatch):
+    if missing:
+        monkeypatch.delattr(ondisk.os, "posix_fallocate", raising=False)
+    with faults.small_disk(mebibytes=4) as disk:
+        if disk is None:
+            pytest.skip("only root may mount a tmpfs")
+        with pytest.raises(OSError, match="No space left"):
+            ondisk._reserve(Path(disk) / "part", (2**20, 4))
+        assert files(Path(disk)) == []
 
 
 @pytest.mark.parametrize("devices", [1, 8])
