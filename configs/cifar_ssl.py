@@ -16,6 +16,7 @@ def get_config():
     c.data.name = "tfds:cifar10"
     c.data.test_split = "test"
     c.data.limit = 10_000
+    c.evaluate.limit = 0  # of the whole set, however large: the test set has 10,000 samples
     c.oracle.name = "none"
     c.loss.name = "simclr"
     c.train.steps = 400

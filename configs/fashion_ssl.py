@@ -15,6 +15,7 @@ def get_config():
     c.data.name = "tfds:fashion_mnist"
     c.data.test_split = "test"
     c.data.limit = 10_000
+    c.evaluate.limit = 0  # of the whole set, however large: the test set has 10,000 samples
     c.oracle.name = "none"
     c.loss.name = "simclr"
     c.train.steps = 400

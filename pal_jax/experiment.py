@@ -263,6 +263,11 @@ def notes(
             f"the {len(pool.class_names)} subfolders ({names}) are taken for classes; with "
             "data.labels=False they are not"
         )
+    if 0 < (limit := config.evaluate.limit) < len(pool):
+        told.append(
+            f"kNN accuracy, probes and effective rank are those of {limit:,} of the {len(pool):,} "
+            "samples, taken evenly (evaluate.limit)"
+        )
     for option, file in files.items():
         if file.left_out:
             told.append(

@@ -428,7 +428,8 @@ def _final_scores(
     """Every figure that can be had; `pause`, called between those that take long, may raise."""
     labels = run.pool.labels
     few, known = _looked_at(run, h)
-    scores = {"effective_rank": evaluate.effective_rank(few)}
+    scores: dict[str, float] = {"samples_measured": len(few)} if len(few) < len(h) else {}
+    scores["effective_rank"] = evaluate.effective_rank(few)
     if labels is not None:
         scores |= evaluate.partition_scores(partition.groups, labels)
     if known is None:

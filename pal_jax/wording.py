@@ -23,6 +23,7 @@ NAMES = {
     "probe_accuracy": "Linear probe",
     "ridge_accuracy": "Ridge probe",
     "effective_rank": "Effective rank",
+    "samples_measured": "Samples whose kNN accuracy, probes and rank these are",
     "judgements_unsure": "Judgements that were not sure",
     "estimated_accuracy": "Estimated accuracy",
     "estimated_accuracy_low": "Estimated accuracy, lower bound",
@@ -125,14 +126,16 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if sure or unsure:
         asked = f"{sure / summary['samples']:.2f} yes/no answers a sample"
         asked += f", and {unsure:,} not sure" if unsure else ""
+    measured = summary.get("samples_measured")
+    drawn = "" if measured is None else f", of {measured:,} samples"
     notes = {
         "samples": "",
         "judgements": asked,
         "groups": "",
         "partition_accuracy": "of the samples are in the group of their class",
         "estimated_accuracy": f"{_audited(summary)}, without true labels",
-        "knn_accuracy": "by the vote of the nearest neighbours",
-        "probe_accuracy": "by a linear classifier on the embedding",
+        "knn_accuracy": f"by the vote of the nearest neighbours{drawn}",
+        "probe_accuracy": f"by a linear classifier on the embedding{drawn}",
         "seconds": "",
     }
     if "estimated_accuracy_low" in summary:

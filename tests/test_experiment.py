@@ -364,6 +364,20 @@ def test_answers_about_samples_that_are_not_here_are_told(tmp_path):
     assert experiment.notes(config, nine, files) == (told.replace("2 of 4", "3 of 5"),)
 
 
+def test_of_a_large_pool_a_part_is_measured_and_this_is_told():
+    config = get_config("ssl")
+
+    def pool(samples):
+        inputs = np.arange(samples, dtype=np.float32)[:, None]
+        return data.Dataset("large", inputs, np.arange(samples).astype(str))
+
+    assert experiment.notes(config, pool(20_000), {}) == ()
+    (told,) = experiment.notes(config, pool(20_001), {})
+    assert "20,000 of the 20,001 samples" in told
+    config.evaluate.limit = 0
+    assert experiment.notes(config, pool(20_001), {}) == ()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_samples_that_are_all_the_same_are_told(dtype):
     config = get_config("ssl")

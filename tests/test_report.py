@@ -154,6 +154,14 @@ def test_every_picture_has_words(tmp_path):
     assert sum("img/0.png, group 0" in image["alt"] for image in images) >= 1
 
 
+def test_the_headline_says_of_how_many_samples_its_figures_are():
+    summary = {"samples": 100_000, "judgements": 0, "groups": 4, "knn_accuracy": 0.5}
+    (*_, note) = wording.headline(summary)[-1]
+    assert note == "by the vote of the nearest neighbours"
+    (*_, note) = wording.headline(summary | {"samples_measured": 20_000})[-1]
+    assert note.endswith(", of 20,000 samples")
+
+
 def test_headline_says_what_the_summary_says(tmp_path):
     _, page = page_of(tmp_path, a_report())
     for words in ("87.5\u202f%", "at least 81.2\u202f%", "75.0\u202f%", "1\u202fmin 1\u202fs"):

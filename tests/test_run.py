@@ -288,6 +288,18 @@ def test_a_stop_at_the_end_waits_for_one_figure_and_not_for_all(rng, monkeypatch
     assert done == ["knn_accuracy", "logistic_probe"]
 
 
+@pytest.mark.parametrize(("looked_at", "measured"), [(0, None), (9, None), (4, 4)])
+def test_figures_of_a_part_of_the_samples_say_so(rng, looked_at, measured):
+    pool = data.Dataset("few", np.zeros((9, 2)), np.arange(9).astype(str), np.arange(9) % 2)
+    ended = types.SimpleNamespace(pool=pool, looked_at=looked_at, neighbours=3)
+    h, partition = rng.normal(size=(9, 2)), Partition(np.arange(9) % 3, np.ones(9))
+    scores = run._final_scores(ended, (None, None), h, partition, lambda: None)  # pyright: ignore[reportArgumentType]
+    assert scores.get("samples_measured") == measured
+    rows = h[[0, 2, 5, 8]] if measured else h  # evenly, first and last included
+    rank = evaluate.effective_rank(rows.astype(np.float32))
+    assert scores["effective_rank"] == pytest.approx(rank)
+
+
 @pytest.mark.slow
 def test_a_finished_run_can_be_started_again(whole):
     before = files(whole[0])
