@@ -31,6 +31,7 @@ from pal_jax.errors import (
     PeerLost,
     UserError,
     nearest,
+    of_storage,
     sentence,
 )
 from pal_jax.signals import stop_on_signals
@@ -129,6 +130,11 @@ def main(argv: list[str]) -> int:
     except (Interrupted, KeyboardInterrupt):
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not of_storage(error):
+            raise
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
     return 0
 
 

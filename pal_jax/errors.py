@@ -6,6 +6,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Packages behind gs://. Of what they raise (a wrong key, a server that is busy) not all is OSError.
+_STORAGE = ("gcsfs", "google", "aiohttp", "fsspec")
+
 
 class UserError(ValueError):
     """What was given, why it cannot work and what to do instead, in one sentence."""
@@ -15,10 +18,24 @@ class KnownToAllError(UserError):
     """The same where all processes of the run have been told of it: they leave in good order."""
 
 
-def sentence(error: UserError | OSError) -> str:
-    """What main.py prints of it; an OSError is a disk that is full, a file that may not be read."""
+def of_storage(error: Exception) -> bool:
+    """Whether `error` comes from gs://, as an OSError or not."""
+    return type(error).__module__.partition(".")[0] in _STORAGE
+
+
+def sentence(error: Exception) -> str:
+    """What main.py prints of a UserError, of an OSError or of what is `of_storage`.
+
+    An OSError is a disk that is full, a file that may not be read.
+    """
     if isinstance(error, UserError):
         return str(error)
+    if of_storage(error) or not isinstance(error, OSError):
+        told = " ".join(str(error).split())[:160]
+        return (
+            f"gs:// failed ({type(error).__name__}: {told}); see that the bucket is there and that "
+            "your credentials may write to it, and start the same command again: it goes on"
+        )
     return f"{error.filename or 'a file'}: {error.strerror or error}"
 
 

@@ -58,6 +58,12 @@ def test_the_newest_comes_back_and_old_ones_go(folder, tmp_path):
     assert restore(tmp_path / "none") is None
 
 
+def test_what_a_killed_run_has_left_half_written_goes(folder):
+    shutil.copytree(folder / "5", folder / "7.orbax-checkpoint-tmp")
+    assert_step(restore(folder), 5)
+    assert sorted(p.name for p in folder.iterdir()) == ["3", "5"]
+
+
 def test_it_comes_back_on_other_devices(folder):
     mesh = sharding.make_mesh(2)
     found = restore(folder, mesh)

@@ -12,6 +12,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from orbax.checkpoint._src.path import gcs_utils
 
+import main
 from configs import pal_active
 from pal_jax import experiment, run, workdir
 from pal_jax.active.journal import Journal
@@ -110,6 +111,54 @@ def test_a_run_on_gs_is_the_run_on_a_disk(bucket, tmp_path):
     assert (cloud / "report.html").stat().st_size > 10_000
     assert json.loads((cloud / "summary.json").read_text())["judgements"] == 12
     assert list((tmp_path / "another" / "tensorboard").iterdir())
+
+
+class HttpError(Exception):
+    """As gcsfs raises it, for a key that is wrong or a server that is busy: no OSError."""
+
+    __module__ = "gcsfs.retry"
+
+
+@pytest.mark.parametrize("call", ["exists", "isdir", "open", "mkdirs"])
+def test_what_a_store_refuses_ends_in_a_sentence(call, bucket, tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise HttpError("Invalid Credentials,\n401")
+
+    for name in (call, "makedirs", "_open") if call in ("mkdirs", "open") else (call,):
+        monkeypatch.setattr(Bucket, name, refuse)
+    config = pal_active.get_config()
+    config.checkpoint.journal = str(tmp_path / "journal")
+    monkeypatch.setattr(main, "parse", lambda _: (config, "gs://b/run"))
+    monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert main.main(["main.py"]) == 2
+    err = capsys.readouterr().err
+    assert "error: gs:// failed (HttpError: Invalid Credentials, 401); see that" in err
+
+
+def test_a_mistake_of_ours_is_no_failure_of_a_store(monkeypatch):
+    def wrong(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(main, "parse", wrong)
+    with pytest.raises(RuntimeError):
+        main.main(["main.py"])
+
+
+@pytest.mark.slow
+def test_metrics_are_there_while_the_run_is_under_way(bucket, tmp_path, monkeypatch):
+    """A file there cannot grow: with each checkpoint it is written anew."""
+    published = []
+    save = run.Checkpoints.save
+
+    def saved(self, step, *rest):
+        path = bucket / "b" / "run" / "metrics.jsonl"
+        published.append(len(path.read_text().splitlines()))
+        save(self, step, *rest)
+
+    monkeypatch.setattr(run.Checkpoints, "save", saved)
+    live("gs://b/run", tmp_path)
+    assert published == [0, 3, 5, 8, 10, 13]
 
 
 def test_without_a_name_for_it_the_journal_lies_below_runs(bucket):

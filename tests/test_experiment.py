@@ -364,6 +364,12 @@ def test_answers_about_samples_that_are_not_here_are_told(tmp_path):
     assert experiment.notes(config, nine, files) == (told.replace("2 of 4", "3 of 5"),)
 
 
+def test_the_batch_of_all_and_of_each_device_are_facts_of_a_run():
+    config = get_config("ssl")
+    config.train.batch_size = 96
+    assert experiment.facts(config)["batch"] == "96 samples a step, 12 on each device"  # of 8
+
+
 def test_of_a_large_pool_a_part_is_measured_and_this_is_told():
     config = get_config("ssl")
 

@@ -117,6 +117,9 @@ def test_a_run_leaves_every_file(whole):
     assert [line["round"] for line in lines if "round" in line] == [0, 1, 2, 3]
     assert [line["judgements"] for line in lines if "round" in line] == [0, 10, 20, 30]
     assert list((folder / "tensorboard").iterdir())
+    batch = "64 samples a step, 64 on each device"
+    assert f"{batch} of 1 x cpu\n" in table
+    assert batch in (folder / "report.html").read_text()
     assert "<svg" in (folder / "report.html").read_text()
     assert re.search(r"round +judgements +groups +partition accuracy +kNN accuracy +loss", table)
 
