@@ -3,8 +3,13 @@
 import contextlib
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
+
+_AGAIN = 0.05  # seconds
 
 
 @contextlib.contextmanager
@@ -20,7 +25,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         # Not print: a signal may arrive while the progress bar is inside a write to stderr.
         os.write(2, b"\nstopping at the next safe point; once more stops at once\n")
 
-    with _handling(remember):
+    with _handling(remember), _interrupting_again():
         yield lambda: asked
 
 
@@ -44,3 +49,31 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def _interrupting_again() -> Iterator[None]:
+    """A KeyboardInterrupt that comes where Python drops it comes again, a little later.
+
+    In a callback of the garbage collector, of which JAX has one, or in a destructor it would leave
+    a traceback on the screen, and the run would go on.
+    """
+    before, inside = sys.unraisablehook, True
+
+    def interrupt() -> None:
+        if inside:
+            signal.raise_signal(signal.SIGINT)
+
+    def hook(unraisable: Any) -> None:
+        if inside and isinstance(unraisable.exc_value, KeyboardInterrupt):
+            threading.Timer(_AGAIN, interrupt).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        inside = False
+        if sys.unraisablehook is hook:  # one that was put around it may be meant to stay
+            sys.unraisablehook = before
