@@ -3,6 +3,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from pal_jax.active import posterior as posterior_lib
 from pal_jax.active import strategies
@@ -59,6 +60,12 @@ def together(groups: np.ndarray) -> np.ndarray:
 
 def partition(posterior: Posterior) -> np.ndarray:
     return posterior.cluster.argmax(axis=1)
+
+
+def accuracy(groups: np.ndarray, labels: np.ndarray) -> float:
+    table = np.zeros((groups.max() + 1, labels.max() + 1))
+    np.add.at(table, (groups, labels), 1)
+    return float(table[linear_sum_assignment(-table)].sum() / len(labels))
 
 
 @pytest.mark.parametrize("geometry", [FAR, NEAR], ids=["far", "near"])
@@ -334,6 +341,47 @@ def test_a_group_may_be_a_piece_until_answers_keep_it_from_all_larger_ones(trust
     found = believe(*told, trust=trust)
     assert not found.open_pairs().any()
     assert found.pieces()[1] < 0.05
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.05])
+def test_classes_that_share_a_community_are_found_and_not_lost_again(flip):
+    """The more samples are spread over the columns there are, the better these seem to explain."""
+    labels = np.arange(600) % 30
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(30, 64))[labels] + 1.4 * rng.normal(size=(600, 64))
+    sampler = Sampler(600, budget=600, error_rate=flip)
+    oracle, accuracies = NoisyOracle(LabelOracle(labels), flip, 0), []
+    for _ in range(30):
+        sampler.ask(oracle, z, 20, at_once=20)
+        accuracies.append(accuracy(sampler.partition(z).groups, labels))
+    assert accuracies[0] < 0.75  # of 22 communities
+    assert np.median(accuracies[15:]) > 0.95
+    assert min(accuracies[15:]) > 0.85
+
+
+def test_the_share_of_unseen_groups_is_the_likeliest_one():
+    """That of a mixture, against a scan of its likelihood; and none that little speaks for."""
+    rng = np.random.default_rng(0)
+    for unlikely in (2, 60):
+        bearing = np.where(np.arange(80) < unlikely, 0.1, 20.0) * rng.uniform(0.5, 2.0, 80)
+        logits = np.log(np.stack([bearing, np.ones(80)], axis=1) * [1.0, 0.01])
+        belief = posterior_lib._Belief(
+            share=np.zeros((80, 2)),
+            labels=np.zeros((80, 1)),
+            logits=logits - np.log(1.0 + bearing[:, None]),
+            news=0.01,
+            first=np.zeros(0, np.int64),
+            model=posterior_lib._Model(None, 1.0, 0.1),  # type: ignore[arg-type]
+        )
+        told = posterior_lib._bearing(belief)
+        share = np.linspace(1e-4, 0.5, 5_000)
+        worth = np.log(share + (1.0 - share) * told[:, None]).sum(axis=0)
+        worth += 1.0 * np.log(share) + 19.0 * np.log(1.0 - share)
+        found = posterior_lib._news(belief, np.arange(80), 0.01, 1.0, 100.0)
+        if unlikely == 2:
+            assert found <= 1.25 * 0.01
+        else:
+            assert found == pytest.approx(share[worth.argmax()], abs=1e-3)
 
 
 def answers_of(yes_error: float, no_error: float, seed: int = 0) -> tuple[list[Answer], list[bool]]:

@@ -21,6 +21,10 @@ _SHARPNESS, _SHARP, _SHARP_STIFFNESS = (1.0, 1.5, 2.0, 2.5, 3.5, 5.0), 2.5, 3.0
 _DOUBT, _DOUBTED, _DOUBT_STIFFNESS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.6), 0.05, 0.5
 _SURPRISE = 0.02  # share of probability that no geometry takes away
 _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample is asked about
+# chance of a new group that is tried first, and the highest there can be; the factor from which on
+# a higher one is looked into, steps of its estimate, and the nepers of likelihood it must bring
+_MANY_NEWS, _MOST_NEWS, _RISE, _STEPS, _EVIDENT = 0.25, 0.5, 1.25, 20, 1.0
+_SAME_NEW = 0.5  # chance that two samples of unseen groups are of the same one, if they are alike
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
 _MOST_ASKED = 4_000  # samples that were asked about that speak for the rest
 _MANY, _PROOFS = 4_000, 3  # judgements from which on a proof counts so often at most
@@ -457,13 +461,23 @@ def _believe(
 ) -> _Belief:
     """What is believed of each unit, with as many columns as answers demand.
 
-    They are opened a few at a time or, where proofs are `many`, at once for units kept apart.
+    They are opened a few at a time or, where proofs are `many`, at once for units kept apart. How
+    many samples are of groups nobody has seen is asked first where many are taken to be: once they
+    are spread over the columns that there are, these look as if they explained all of them.
     """
-    start, grown = len(first), 0
+    start, grown, asked = len(first), 0, max(len(unit) - len(first), 0)
     model = _Model(geometry.fields[0], _SHARP, _DOUBTED)
+    news = _NEW / (_OLD + asked)
+    if asked:
+        belief = _sweep(model, heard, unit, first, _MANY_NEWS)
+        found = _news(belief, unit, news, _NEW, _OLD + asked)
+        news = found if found > _RISE * news else news
     while True:
-        news = (_NEW + grown) / (_OLD + max(len(unit) - start, 0))
         belief = _sweep(model, heard, unit, first, news)
+        found = _news(belief, unit, news, _NEW + grown, _OLD + asked)
+        if found > _RISE * news:
+            news = found
+            continue
         founders = np.flatnonzero(belief.share.argmax(axis=1) == len(first))
         if not len(founders):
             break
@@ -475,8 +489,31 @@ def _believe(
         # An outlier that nobody joins does not show that there are more classes to come.
         joined = (belief.share[unit, start:-1] > 0.5).sum(axis=0)
         grown = int((joined > 1).sum())
+        news = max(found, (_NEW + grown) / (_OLD + asked))
     best = _likeliest(geometry.fields, belief, heard, unit, hard)
     return _sweep(best, heard, unit, first, news)
+
+
+def _news(belief: _Belief, unit: np.ndarray, news: float, new: float, old: float) -> float:
+    """Chance that a sample is of a group nobody has seen, if `news` was thought so far.
+
+    The likeliest share of those asked about, by how well all columns together explain what is said
+    of each. A higher one must make all answers e times as probable: samples that are merely
+    undecided would keep it up by themselves.
+
+    Args:
+        unit: [m] of each node.
+        new: samples that opened a group, with those imagined.
+        old: samples asked about, with those imagined.
+    """
+    bearing = _bearing(belief)[unit[~np.isin(unit, belief.first)]]
+    low, high, share = 0.0, _MOST_NEWS, _MOST_NEWS / 2.0
+    for _ in range(_STEPS):  # bisection: where all chances to be unseen add up to the share
+        unseen = share / (share + (1.0 - share) * bearing)
+        low, high = (share, high) if new + unseen.sum() > share * old else (low, share)
+        share = (low + high) / 2.0
+    gain = np.log((share + (1.0 - share) * bearing) / (news + (1.0 - news) * bearing))
+    return news if share > _RISE * news and gain.sum() < _EVIDENT else share
 
 
 def _strangers(
@@ -631,7 +668,9 @@ def _message(heard: Evidence, other: np.ndarray) -> np.ndarray:
     """[K, C + 1] log likelihood of each answer if one is of a column, the other of [K, C + 1]."""
     alike, apart = heard.if_alike[:, None], heard.if_apart[:, None]
     out = np.log(np.maximum(apart + (alike - apart) * other, _TINY))
-    out[:, -1] = np.log(np.maximum(heard.if_apart, _TINY))  # of a group nobody has seen
+    # Of groups nobody has seen: two of them that are said to be alike may be of the same one.
+    agreed = np.maximum(heard.if_alike - heard.if_apart, 0.0) * _SAME_NEW * other[:, -1]
+    out[:, -1] = np.log(np.maximum(heard.if_apart + agreed, _TINY))
     return out
 
 
