@@ -1,6 +1,7 @@
 r"""What the question engine costs from a thousand samples to a million, and what a sketch loses.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.scale --plot docs/scale.png
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.scale --flip 0.05
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.scale --quality
 
 The first prints a table, a size a row, each measured in a process of its own: a mixture of 100
@@ -12,8 +13,9 @@ second thread meanwhile; its seconds are those for two samplers, one that asks f
 one that reads the journal. Memory is the growth of the peak resident set from the moment the
 embedding is there.
 
-The second compares the sketch with the exact engine on the same data: answers to given
-accuracies, and the peak memory of either. --data takes an .npz with x and y instead of a mixture.
+The second is the same with a share of the answers wrong, which the sampler is told. The third
+compares the sketch with the exact engine on the same data: answers to given accuracies, and the
+peak memory of either. --data takes an .npz with x and y instead of a mixture.
 """
 
 import argparse
@@ -34,8 +36,8 @@ import numpy as np
 from benchmarks import datasets
 from benchmarks.judge import accuracy
 from pal_jax.active.journal import Journal
-from pal_jax.active.oracles import LabelOracle
-from pal_jax.active.questions import Answer, Question
+from pal_jax.active.oracles import LabelOracle, NoisyOracle
+from pal_jax.active.questions import Answer, Oracle, Question
 from pal_jax.active.sampler import Sampler
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -74,14 +76,18 @@ def mixture(n: int, classes: int, noise: float, seed: int) -> tuple[np.ndarray, 
     return x, y
 
 
-def scan(y: np.ndarray, rng: np.random.Generator) -> Iterator[Answer]:
-    """Right answers, without end: classes are told apart, then samples find theirs.
+def oracle_of(y: np.ndarray, flip: float) -> Oracle:
+    return NoisyOracle(LabelOracle(y), flip, seed=0) if flip else LabelOracle(y)
+
+
+def scan(y: np.ndarray, rng: np.random.Generator, flip: float = 0.0) -> Iterator[Answer]:
+    """Answers without end, a share of them wrong: classes are told apart, then samples find theirs.
 
     Each sample is compared with its own class at once four times in five, else with another
     first; when all samples are placed it begins again.
     """
     first = np.unique(y, return_index=True)[1].tolist()
-    oracle = LabelOracle(y)
+    oracle = oracle_of(y, flip)
     pairs = [(i, j) for j in first for i in first if i < j]
     while True:
         for sample in rng.permutation(len(y)).tolist():
@@ -115,32 +121,33 @@ def others_time() -> float:
     return time.process_time() - time.thread_time()
 
 
-def measure(folder: Path) -> dict[str, float]:
+def measure(folder: Path, flip: float = 0.0) -> dict[str, float]:
     """All columns of one size, from the embedding and the journal in `folder`."""
     x, y = np.load(folder / "x.npy"), np.load(folder / "y.npy")
     x.setflags(write=False)
     before = peak_gib()
     with Journal(folder / "journal") as journal:
-        out = measure_fresh(x, y) | measure_loaded(x, y, journal)
+        out = measure_fresh(x, y, flip) | measure_loaded(x, y, journal, flip)
     return {"n": float(len(x)), **out, "gib": peak_gib() - before}
 
 
-def measure_fresh(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    sampler = Sampler(len(x), budget=BUDGET)
+def measure_fresh(x: np.ndarray, y: np.ndarray, flip: float) -> dict[str, float]:
+    sampler = Sampler(len(x), budget=BUDGET, error_rate=flip)
     ready = timed(lambda: sampler.propose(x, 1))
-    sampler.ask(LabelOracle(y), x, WARM, at_once=ASKED)
+    sampler.ask(oracle_of(y, flip), x, WARM, at_once=ASKED)
     return {"ready": ready, "propose": timed(lambda: sampler.propose(x, ASKED), 3)}
 
 
-def measure_loaded(x: np.ndarray, y: np.ndarray, journal: Journal) -> dict[str, float]:
+def measure_loaded(x: np.ndarray, y: np.ndarray, journal: Journal, flip: float) -> dict[str, float]:
     samplers: list[Sampler] = []
-    out = {"load": timed(lambda: samplers.append(restored(len(x), journal)))}
+    out = {"load": timed(lambda: samplers.append(restored(len(x), journal, flip)))}
     sampler, start = samplers[0], others_time()
     out["ready_loaded"] = timed(lambda: sampler.propose(x, 1))
     out["propose_loaded"] = timed(lambda: sampler.propose(x, ASKED), 3)
     out["partition"] = timed(lambda: sampler.partition(x), 2)  # the first waits for neighbours
     out["neighbours"] = others_time() - start
-    more, size = scan(y, np.random.default_rng(2)), min(BATCH, len(x))
+    sampler.believe(x)  # as a run does before its batches, where answers may be wrong
+    more, size = scan(y, np.random.default_rng(2), flip), min(BATCH, len(x))
     tells, batches = [], []
     for _ in range(5):
         answers = [next(more) for _ in range(TOLD)]
@@ -150,9 +157,9 @@ def measure_loaded(x: np.ndarray, y: np.ndarray, journal: Journal) -> dict[str, 
     return out | {"batch": timed(lambda: sampler.batch(size), 10)}
 
 
-def restored(n: int, journal: Journal) -> Sampler:
+def restored(n: int, journal: Journal, flip: float) -> Sampler:
     """A sampler that has told all that the journal holds."""
-    sampler = Sampler(n, budget=BUDGET, journal=journal)
+    sampler = Sampler(n, budget=BUDGET, journal=journal, error_rate=flip)
     sampler.tell([])
     return sampler
 
@@ -216,7 +223,7 @@ def in_its_own_process(arguments: Sequence[str]) -> Any:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def all_sizes(sizes: Sequence[int]) -> list[dict[str, float]]:
+def all_sizes(sizes: Sequence[int], flip: float) -> list[dict[str, float]]:
     rows = []
     for n in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -224,11 +231,11 @@ def all_sizes(sizes: Sequence[int]) -> list[dict[str, float]]:
             np.save(Path(folder, "x.npy"), x)
             np.save(Path(folder, "y.npy"), y)
             with Journal(Path(folder, "journal")) as journal:
-                log = scan(y, np.random.default_rng(1))
+                log = scan(y, np.random.default_rng(1), flip)
                 journal.append([next(log) for _ in range(ANSWERS)])
             del x, y
             print(f"{n:,} samples ...", file=sys.stderr, flush=True)
-            rows.append(in_its_own_process(["--measure", folder]))
+            rows.append(in_its_own_process(["--measure", folder, "--flip", str(flip)]))
     return rows
 
 
@@ -298,6 +305,7 @@ def spread(counts: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of the question engine against samples.")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--flip", type=float, default=0.0, help="share of wrong answers")
     parser.add_argument("--plot", type=Path, help="where to save the picture")
     parser.add_argument("--quality", action="store_true", help="the sketch beside the exact engine")
     parser.add_argument("--data", help="for --quality: an .npz with x [n, d] and y [n]")
@@ -317,13 +325,13 @@ def main() -> None:
     parser.add_argument("--looks", type=int, nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure)))
+        print(json.dumps(measure(options.measure, options.flip)))
     elif options.curve:
         print(json.dumps(curve(options.curve, options.exact, options.looks, options.seed)))
     elif options.quality:
         print(quality(options))
     else:
-        rows = all_sizes(options.sizes)
+        rows = all_sizes(options.sizes, options.flip)
         print(table(rows))
         if options.plot:
             draw(rows, options.plot)

@@ -238,16 +238,16 @@ def test_scale_measures_all_its_columns_and_draws_them(tmp_path, monkeypatch):
     for name, value in {"TOLD": 20, "ASKED": 5, "WARM": 10, "BATCH": 16}.items():
         monkeypatch.setattr(scale, name, value)
     rows = []
-    for n in (100, 200):
+    for n, flip in ((100, 0.0), (200, 0.1)):
         x, y = scale.mixture(n, 4, 1.0, seed=0)
         folder = tmp_path / str(n)
         folder.mkdir()
         np.save(folder / "x.npy", x)
         np.save(folder / "y.npy", y)
         with Journal(folder / "journal") as journal:
-            log = scale.scan(y, np.random.default_rng(1))
+            log = scale.scan(y, np.random.default_rng(1), flip)
             journal.append([next(log) for _ in range(150)])
-        rows.append({**scale.measure(folder), "gib": 1.0, "neighbours": 1.0})
+        rows.append({**scale.measure(folder, flip), "gib": 1.0, "neighbours": 1.0})
     assert all(value >= 0.0 for row in rows for value in row.values())
     lines = scale.table([dict.fromkeys(rows[0], 2.0**k) | {"n": 10.0**k} for k in (1, 2)])
     assert lines.count("n^0.30") == len(scale.COLUMNS)  # log10 of 2
