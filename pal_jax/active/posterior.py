@@ -23,7 +23,7 @@ _SURPRISE = 0.02  # share of probability that no geometry takes away
 _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample is asked about
 # chance of a new group that is tried first, and the highest there can be; the factor from which on
 # a higher one is looked into, steps of its estimate, and the nepers of likelihood it must bring
-_MANY_NEWS, _MOST_NEWS, _RISE, _STEPS, _EVIDENT = 0.25, 0.5, 1.25, 20, 1.0
+_MANY_NEWS, _MOST_NEWS, _RISE, _STEPS, _EVIDENT = 0.25, 0.5, 1.25, 20, 2.0
 _SAME_NEW = 0.5  # chance that two samples of unseen groups are of the same one, if they are alike
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
 _MOST_ASKED = 4_000  # samples that were asked about that speak for the rest
@@ -498,7 +498,7 @@ def _news(belief: _Belief, unit: np.ndarray, news: float, new: float, old: float
     """Chance that a sample is of a group nobody has seen, if `news` was thought so far.
 
     The likeliest share of those asked about, by how well all columns together explain what is said
-    of each. A higher one must make all answers e times as probable: samples that are merely
+    of each. A higher one must make all answers e^2 times as probable: samples that are merely
     undecided would keep it up by themselves.
 
     Args:
