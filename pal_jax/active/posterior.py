@@ -24,7 +24,7 @@ _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample 
 # chance of a new group that is tried first, and the highest there can be; the factor from which on
 # a higher one is looked into, steps of its estimate, and the nepers of likelihood it must bring
 _MANY_NEWS, _MOST_NEWS, _RISE, _STEPS, _EVIDENT = 0.25, 0.5, 1.25, 20, 2.0
-_SAME_NEW = 0.5  # chance that two samples of unseen groups are of the same one, if they are alike
+_SAME_NEW = 0.2  # chance that two samples of unseen groups are of the same one, if they are alike
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
 _MOST_ASKED = 4_000  # samples that were asked about that speak for the rest
 _MANY, _PROOFS = 4_000, 3  # judgements from which on a proof counts so often at most
