@@ -678,7 +678,7 @@ def test_the_lower_bound_covers_the_truth_where_the_error_rate_is_estimated(flip
         z = rng.normal(size=(200, 6)) + 6.0 * np.eye(6)[look]
         oracle = NoisyOracle(LabelOracle(labels), flip, seed)
         sampler = Sampler(200, budget=100, seed=seed, error_rate=None)
-        sampler.ask(oracle, z, 20)
+        sampler.ask(oracle, z, 20, at_once=5)
         truth = partition_accuracy(sampler.partition(z).groups, labels)
         audit = sampler.audit(oracle, z, 80)
         assert audit is not None
@@ -698,7 +698,7 @@ def test_the_lower_bound_covers_the_truth_where_classes_have_far_parts(compared)
         z = rng.normal(size=(150, 6)) + 9.0 * np.eye(6)[blob]
         sampler, oracle = Sampler(150, budget=60, seed=seed), LabelOracle(labels)
         sampler.ask(oracle, z, 5)
-        sampler.ask(oracle, z, compared, strategy=strategies.uncompared_groups)
+        sampler.ask(oracle, z, compared, at_once=10, strategy=strategies.uncompared_groups)
         truth = partition_accuracy(sampler.partition(z).groups, labels)
         audit = sampler.audit(oracle, z, 30)
         assert audit is not None
