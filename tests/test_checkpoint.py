@@ -3,8 +3,6 @@
 import dataclasses
 import gc
 import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +17,7 @@ from benchmarks import faults
 from pal_jax import sharding, train
 from pal_jax.checkpoint import ASIDE, Checkpoints
 from pal_jax.errors import UserError
+from tests import processes
 
 
 def state(step, mesh=None):
@@ -176,26 +175,7 @@ assert restored("saved") == 3
 
 @pytest.mark.slow
 def test_all_processes_pass_over_what_one_of_them_cannot_read(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_HOSTS, number, port, str(tmp_path)],
-            cwd=Path(__file__).parent.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in ("0", "1")
-    ]
-    try:
-        for process in both:
-            _, err = process.communicate(timeout=60)
-            assert process.returncode == 0, err
-    finally:
-        for process in both:
-            process.kill()
-            process.wait()
+    processes.run_two(TWO_HOSTS, str(tmp_path), timeout=60)
 
 
 def test_where_none_can_be_read_nothing_is_touched(folder):

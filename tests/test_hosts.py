@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,8 @@ import pytest
 from pal_jax import hosts
 from pal_jax.active.journal import Journal
 from pal_jax.errors import UserError
+from tests.processes import ROOT, free_port, run_two
 
-ROOT = Path(__file__).parent.parent
 # 200 digits, 3 rounds of 20 steps, 16 judgements; a batch splits over 1, 2 and 4 processes.
 SMALL = [
     "--config=configs/pal_active.py",
@@ -42,11 +41,6 @@ SMALL = [
 def cache(tmp_path_factory):
     """The environment with a place for compiled programs: every start after the first is quick."""
     return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -338,21 +332,7 @@ except (FailedAlone, PeerLost) as error:
 @pytest.mark.slow
 def test_who_waits_has_the_patience_of_people(cache):
     limited = cache | {"XLA_FLAGS": "--xla_cpu_collective_timeout_seconds=2"}
-    port = str(free_port())
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", WAITING, number, port], cwd=ROOT, env=limited, **PIPES
-        )
-        for number in ("0", "1")
-    ]
-    outputs = []
-    with contextlib.ExitStack() as stack:
-        for process in both:
-            stack.callback(process.kill)
-        for process in both:
-            out, err = process.communicate(timeout=60)
-            assert process.returncode == 7, err
-            outputs.append(out)
+    outputs = run_two(WAITING, timeout=60, status=7, environment=limited)
     assert "(process 1 has failed, and says why)" in outputs[0]
     assert "pool.bin: Input/output error\n" in outputs[1]
 

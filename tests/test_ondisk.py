@@ -1,9 +1,6 @@
 """Feeding and embedding what stays on disk: one host or two, stopped or not, the same numbers."""
 
 import io
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +12,7 @@ from benchmarks import faults
 from pal_jax import ondisk, pictures, records, sharding, train
 from pal_jax.active.sampler import Sampler
 from pal_jax.errors import UserError
+from tests import processes
 
 N = 37  # no multiple of a chunk, of the devices or of two hosts
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, 4, 4, 3)).astype(np.uint8)
@@ -228,25 +226,5 @@ if which == 0:
 
 @pytest.mark.slow
 def test_two_hosts_read_and_embed_half_each(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    hosts = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_HOSTS, str(which), port, str(tmp_path)],
-            cwd=Path(__file__).parent.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for which in (0, 1)
-    ]
-    try:
-        for host in hosts:
-            _, err = host.communicate(timeout=200)
-            assert host.returncode == 0, err
-    finally:
-        for host in hosts:
-            host.kill()
-            host.wait()
+    processes.run_two(TWO_HOSTS, str(tmp_path), timeout=200)
     assert len(files(tmp_path)) == 1

@@ -343,8 +343,8 @@ def test_a_group_may_be_a_piece_until_answers_keep_it_from_all_larger_ones(trust
     assert found.pieces()[1] < 0.05
 
 
-@pytest.mark.parametrize("flip", [0.0, 0.05])
-def test_classes_that_share_a_community_are_found_and_not_lost_again(flip):
+@pytest.mark.parametrize(("flip", "usual"), [(0.0, 0.95), (0.05, 0.9)])
+def test_classes_that_share_a_community_are_found_and_not_lost_again(flip, usual):
     """The more samples are spread over the columns there are, the better these seem to explain."""
     labels = np.arange(600) % 30
     rng = np.random.default_rng(0)
@@ -355,8 +355,8 @@ def test_classes_that_share_a_community_are_found_and_not_lost_again(flip):
         sampler.ask(oracle, z, 20, at_once=20)
         accuracies.append(accuracy(sampler.partition(z).groups, labels))
     assert accuracies[0] < 0.75  # of 22 communities
-    assert np.median(accuracies[15:]) > 0.95
-    assert min(accuracies[15:]) > 0.85
+    assert np.median(accuracies[15:]) > usual
+    assert min(accuracies[15:]) > 0.8
 
 
 def test_the_share_of_unseen_groups_is_the_likeliest_one():
@@ -371,7 +371,7 @@ def test_the_share_of_unseen_groups_is_the_likeliest_one():
             logits=logits - np.log(1.0 + bearing[:, None]),
             news=0.01,
             first=np.zeros(0, np.int64),
-            model=posterior_lib._Model(None, 1.0, 0.1),  # type: ignore[arg-type]
+            model=posterior_lib._Model(FAR.fields[0], 1.0, 0.1),
         )
         told = posterior_lib._bearing(belief)
         share = np.linspace(1e-4, 0.5, 5_000)

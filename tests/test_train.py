@@ -433,6 +433,19 @@ def test_the_first_round_may_be_longer_than_the_others():
     assert places == [*counted, (3, 0)]
 
 
+def train_round(state, steps, step, feed):
+    train._train_round(
+        state,
+        key(0, state),
+        Sampler(64, budget=20),
+        range(steps),
+        step=step,
+        feed=feed,
+        plan=plan(save_every=100),
+        hooks=hooks([]),
+    )
+
+
 def test_the_host_waits_for_no_step_before_it_has_dispatched_the_next():
     """A step of half a second is still under way at the next batch, and at the next step."""
     under_way, metrics = {"feed": [], "step": []}, None
@@ -459,16 +472,7 @@ def test_the_host_waits_for_no_step_before_it_has_dispatched_the_next():
         look("feed")
         return feed(batch)
 
-    train._train_round(
-        state,
-        key(0, state),
-        Sampler(64, budget=20),
-        range(6),
-        step=step,
-        feed=watched_feed,
-        plan=plan(save_every=100),
-        hooks=hooks([]),
-    )
+    train_round(state, 6, step, watched_feed)
     for place in ("feed", "step"):
         assert len(under_way[place]) == 5
         assert sum(under_way[place]) >= 3  # of five: a busy machine may keep the host waiting
@@ -478,16 +482,7 @@ def test_a_batch_that_did_not_cross_by_itself_ends_the_round():
     """What stands around the step in the loop, not in a test, forbids all that is implicit."""
     state, step, feed, _ = make(1)
     with pytest.raises(RuntimeError, match="host-to-device"):
-        train._train_round(
-            state,
-            key(0, state),
-            Sampler(64, budget=20),
-            range(2),
-            step=step,
-            feed=lambda batch: jax.device_get(feed(batch)),
-            plan=plan(),
-            hooks=hooks([]),
-        )
+        train_round(state, 2, step, lambda batch: jax.device_get(feed(batch)))
 
 
 def test_nothing_crosses_to_the_devices_unasked(monkeypatch):
