@@ -122,7 +122,7 @@ def fill(disk: Path) -> Path:
 
 
 def processor_seconds(pid: int) -> float:
-    """What all threads of a living process have used so far (Linux)."""
+    """What all threads of a living process have used so far (Linux), in whole ticks."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system
 
