@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from pal_jax.active import belief as belief_lib
 from pal_jax.active import posterior as posterior_lib
 from pal_jax.active import strategies
 from pal_jax.active.evidence import Evidence, Trust
@@ -155,7 +156,7 @@ def test_a_hard_no_takes_the_column_away():
 def test_an_answer_multiplies_the_odds_by_its_likelihood_ratio(error, relation, monkeypatch):
     """Prior of its neighbours times likelihood, for one sample and a medoid that is certain."""
     # No other model, even if it fits better after the answer.
-    monkeypatch.setattr(posterior_lib, "_likeliest", lambda fields, belief, *_: belief.model)
+    monkeypatch.setattr(belief_lib, "_likeliest", lambda _, belief, *rest: (belief.model, False))
     sample, medoid = doubtful(NEAR)
     trust = Trust(error)
     yes = believe(say(medoid, sample, relation), geometry=NEAR, trust=trust)
@@ -343,6 +344,56 @@ def test_a_group_may_be_a_piece_until_answers_keep_it_from_all_larger_ones(trust
     assert found.pieces()[1] < 0.05
 
 
+@pytest.fixture(scope="module")
+def scanned():
+    """An embedding that says little, and 2,400 answers of which one in twenty is wrong: each of
+    600 samples beside one of its class, and one in four beside one of another first."""
+    labels, rng = np.arange(600) % 10, np.random.default_rng(0)
+    z = rng.normal(size=(10, 64))[labels] + 3.0 * rng.normal(size=(600, 64))
+    pairs = [(i, j) for i in range(10) for j in range(i)]
+    for _ in range(3):
+        for i in rng.permutation(np.arange(10, 600)):
+            pairs += [(i, int(rng.integers(10)))] * (rng.random() < 0.25) + [(i, labels[i])]
+    questions = [Question(int(i), (int(j),)) for i, j in pairs]
+    return labels, Geometry(z), list(NoisyOracle(LabelOracle(labels), 0.05, 0)(questions))
+
+
+def test_answers_outweigh_an_embedding_that_says_little(scanned):
+    """Samples tied to each other have to leave a column together: none would do so alone."""
+    labels, geometry, answers = scanned
+    assert accuracy(partition(believe(geometry=geometry)), labels) < 0.5
+    found = believe(*answers, trust=Trust(0.05), geometry=geometry)
+    assert accuracy(partition(found), labels) > 0.8
+
+
+def test_a_camp_leaves_when_that_makes_its_answers_likelier(scanned):
+    """Against the sum over all answers before and after, of one camp that spans two columns."""
+    first, second = np.array([4, 5, 6, 4, 5, 7, 8]), np.array([3, 3, 3, 7, 8, 8, 1])
+    yes = np.array([1, 1, 1, 0, 0, 1, 1], bool)
+    heard = Evidence(first, second, np.where(yes, 0.9, 0.1), np.where(yes, 0.1, 0.9))
+    share = np.full((9, 4), 0.001)
+    share[np.arange(9), [0, 1, 2, 0, 0, 0, 1, 0, 0]] = 0.997
+    looks = np.log(share)
+    looks[6] = np.log([0.2, 0.4, 0.2, 0.2])
+    model = belief_lib.Model(FAR.fields[0], 2.5, 0.1)
+
+    def camps(news, heard=heard):
+        belief = belief_lib.Belief(share, share[:, :-1], looks, looks, news, np.arange(3), model)
+        return belief_lib._camps(belief, heard).tolist()
+
+    alike = (share[first, :-1] * share[second, :-1]).sum(axis=1)
+    now = np.log(np.where(yes, 0.1 + 0.8 * alike, 0.9 - 0.8 * alike))
+    after = np.log(
+        np.where(yes, 0.9, 0.1) * [1, 1, 1, 0, 0, 1, 1]
+        + np.where(yes, 0.1, 0.9) * [0, 0, 0, 1, 1, 0, 0]
+    )
+    gain = (after - now)[:5].sum() - np.log(0.4 / 0.2) - 2.0  # 6 has to come from its column
+    assert gain > 0.0
+    assert camps(np.exp(-gain + 0.01)) == [3]
+    assert camps(np.exp(-gain - 0.01)) == []
+    assert camps(0.5, heard.at(yes)) == []  # nothing keeps them in it
+
+
 @pytest.mark.parametrize(("flip", "usual"), [(0.0, 0.95), (0.05, 0.9)])
 def test_classes_that_share_a_community_are_found_and_not_lost_again(flip, usual):
     """The more samples are spread over the columns there are, the better these seem to explain."""
@@ -365,19 +416,20 @@ def test_the_share_of_unseen_groups_is_the_likeliest_one():
     for unlikely in (2, 60):
         bearing = np.where(np.arange(80) < unlikely, 0.1, 20.0) * rng.uniform(0.5, 2.0, 80)
         logits = np.log(np.stack([bearing, np.ones(80)], axis=1) * [1.0, 0.01])
-        belief = posterior_lib._Belief(
+        belief = belief_lib.Belief(
             share=np.zeros((80, 2)),
             labels=np.zeros((80, 1)),
+            looks=np.zeros((80, 2)),
             logits=logits - np.log(1.0 + bearing[:, None]),
             news=0.01,
             first=np.zeros(0, np.int64),
-            model=posterior_lib._Model(FAR.fields[0], 1.0, 0.1),
+            model=belief_lib.Model(FAR.fields[0], 1.0, 0.1),
         )
-        told = posterior_lib._bearing(belief)
+        told = belief_lib.bearing(belief)
         share = np.linspace(1e-4, 0.5, 5_000)
         worth = np.log(share + (1.0 - share) * told[:, None]).sum(axis=0)
         worth += 1.0 * np.log(share) + 19.0 * np.log(1.0 - share)
-        found = posterior_lib._news(belief, np.arange(80), 0.01, 1.0, 100.0)
+        found = belief_lib._news(belief, np.arange(80), 0.01, 1.0, 100.0)
         if unlikely == 2:
             assert found <= 1.25 * 0.01
         else:
@@ -481,8 +533,8 @@ def test_the_likeliest_model_gives_what_is_known_the_highest_probability(wrong):
     for field in NEAR.fields:
         field.move_to(nodes.tolist())
     first = np.unique(said, return_index=True)[1]
-    start = posterior_lib._Model(NEAR.fields[0], posterior_lib._SHARP, posterior_lib._DOUBTED)
-    belief = posterior_lib._Belief(share, share[:, :-1], share, 0.05, first, start)
+    start = belief_lib.Model(NEAR.fields[0], belief_lib._SHARP, belief_lib._DOUBTED)
+    belief = belief_lib.Belief(share, share[:, :-1], share, share, 0.05, first, start)
 
     def worth(f, sharpness, doubt):
         mean, variance = NEAR.fields[f].left_out(share[:, :-1]), NEAR.fields[f].left_out_variance()
@@ -493,10 +545,56 @@ def test_the_likeliest_model_gives_what_is_known_the_highest_probability(wrong):
         prior = 3.0 * np.log(sharpness / 2.5) ** 2 + 0.5 * np.log(doubt / 0.05) ** 2
         return 0.96 * np.log(chance).sum() - prior
 
-    sharpness, doubt = posterior_lib._SHARPNESS, posterior_lib._DOUBT
+    sharpness, doubt = belief_lib._SHARPNESS, belief_lib._DOUBT
     best = max(itertools.product((0, 1), sharpness, doubt), key=lambda model: worth(*model))
-    found = posterior_lib._likeliest(NEAR.fields, belief, nothing, np.arange(60), False)
+    found, refuted = belief_lib._likeliest(NEAR.fields, belief, nothing, np.arange(60), False)
+    assert not refuted
     assert (NEAR.fields.index(found.field), found.sharpness, found.doubt) == best
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_answers_can_refute_the_model_that_explains_what_is_believed(right):
+    """Nodes are where looks put them; each was compared with one that is there or anywhere."""
+    rng = np.random.default_rng(0)
+    geometry = Geometry(rng.normal(size=(300, 5)))
+    place = geometry.communities
+    openers = geometry.medoids[np.argsort(place[geometry.medoids])]
+    columns, free = len(openers), rng.choice(np.setdiff1d(np.arange(300), openers), 100, False)
+    nodes = np.append(openers, free)
+    m, field = len(nodes), geometry.fields[0]
+    field.move_to(nodes.tolist())
+    share = np.full((m, columns + 1), 0.01 / columns)
+    share[np.arange(m), place[nodes]] = 0.99
+    other = place[free] if right else rng.integers(0, columns, 100)
+    heard = Evidence(np.arange(columns, m), other, np.full(100, 0.9), np.full(100, 0.1))
+    start = belief_lib.Model(field, belief_lib._SHARP, belief_lib._DOUBTED)
+    first = np.arange(columns)
+    belief = belief_lib.Belief(share, share[:, :-1], share, share, 0.05, first, start)
+
+    def worth(sharpness, doubt):
+        """Of the answers, each about its free node alone."""
+        mean, variance = field.left_out(share[:, :-1]), field.left_out_variance()
+        total = -3.0 * np.log(sharpness / 2.5) ** 2 - 0.5 * np.log(doubt / 0.05) ** 2
+        for i in range(columns, m):
+            looks = np.maximum(mean[i], 0.0).astype(np.float64) ** sharpness + 1e-9
+            looks = (1.0 - doubt * variance[i]) * looks / looks.sum()
+            looks = np.append(0.95 * (looks + doubt * variance[i] / columns), 0.05)
+            at = share[other[i - columns]]
+            said = 0.1 + 0.8 * at
+            said[-1] = 0.1 + 0.8 * 0.2 * at[-1]
+            total += np.log((0.98 * looks + 0.02 / (columns + 1)) @ (said / said.max()))
+        return total
+
+    def found(heard, hard=False):
+        model, refuted = belief_lib._likeliest([field], belief, heard, np.arange(m), hard)
+        return (model.sharpness, model.doubt), refuted
+
+    own, refuted = found(heard.at(np.arange(0)))
+    best = max(itertools.product(belief_lib._SHARPNESS, belief_lib._DOUBT), key=lambda x: worth(*x))
+    assert not refuted
+    assert bool(worth(*best) - worth(*own) > 8.0) is not right
+    assert found(heard) == ((own, False) if right else (best, True))
+    assert not found(heard, hard=True)[1]
 
 
 def test_of_units_that_want_a_group_the_surest_strangers_open_one():
@@ -509,11 +607,11 @@ def test_of_units_that_want_a_group_the_surest_strangers_open_one():
     field.move_to(nodes.tolist())
     share = np.zeros((40, 3))
     share[:, -1] = np.linspace(0.5, 0.9, 40)
-    model = posterior_lib._Model(field, 2.0, 0.1)
-    belief = posterior_lib._Belief(share, share, share, 0.1, np.array([0]), model)
+    model = belief_lib.Model(field, 2.0, 0.1)
+    belief = belief_lib.Belief(share, share, share, share, 0.1, np.array([0]), model)
 
     def strangers(founders):
-        return posterior_lib._strangers(geometry, belief, nodes, np.array(founders)).tolist()
+        return belief_lib._strangers(geometry, belief, nodes, np.array(founders)).tolist()
 
     assert strangers(list(range(8))) == [7, 6]  # of different classes
     assert strangers(list(range(0, 40, 8))) == [32]  # of one class: one opens it for all
@@ -572,8 +670,8 @@ def test_where_answers_are_many_a_proof_counts_thrice_and_groups_open_together(m
     pairs = [(i, j) for i in few for j in few if i < j] * 5 + [(i % 12, i) for i in range(12, 60)]
     answers = truth(pairs, y)
     sweeps = []
-    real = posterior_lib._sweep
-    monkeypatch.setattr(posterior_lib, "_sweep", lambda *a: sweeps.append(1) or real(*a))
+    real = belief_lib._sweep
+    monkeypatch.setattr(belief_lib, "_sweep", lambda *a: sweeps.append(1) or real(*a))
     slow = believe(*answers, geometry=geometry)
     count, heard = len(sweeps), len(answers)
     monkeypatch.setattr(posterior_lib, "_MANY", heard - 1)
@@ -584,6 +682,27 @@ def test_where_answers_are_many_a_proof_counts_thrice_and_groups_open_together(m
         assert found.column.shape == slow.column.shape
     monkeypatch.setattr(posterior_lib, "_MANY", heard)
     np.testing.assert_array_equal(believe(*answers, geometry=geometry).column, slow.column)
+
+
+def test_samples_that_do_not_speak_for_others_hear_what_is_said_of_them(monkeypatch, scanned):
+    """With a twentieth of the samples asked about as nodes; and by Bayes' rule written out."""
+    labels, geometry, answers = scanned
+    monkeypatch.setattr(posterior_lib, "_MOST_ASKED", 60)
+    found = believe(*answers, trust=Trust(0.05), geometry=geometry)
+    silent = np.setdiff1d(np.arange(600), found.nodes)
+    assert len(silent) > 400
+    assert accuracy(partition(found)[silent], labels[silent]) > 0.7
+
+    share = np.random.default_rng(0).dirichlet(np.ones(4), 5)
+    before = share.copy()
+    said = Evidence(np.array([0, 3, 1, 2]), np.array([3, 1, 2, 0]),
+                    np.array([0.9, 0.2, 0.7, 0.9]), np.array([0.1, 0.8, 0.4, 0.1]))  # fmt: skip
+    belief_lib.hear(share, said, np.arange(5) >= 3)
+    np.testing.assert_array_equal(np.delete(share, 3, axis=0), np.delete(before, 3, axis=0))
+    prior = 0.98 * before + 0.02 / 4
+    likelihood = (0.1 + 0.8 * prior[0]) * (0.8 - 0.6 * prior[1])
+    likelihood[3] = (0.1 + 0.8 * 0.2 * prior[0, 3]) * 0.8
+    np.testing.assert_allclose(share[3], prior[3] * likelihood / (prior[3] @ likelihood))
 
 
 def test_a_proof_of_two_units_is_kept_three_times_and_all_that_is_said_inside_of_one():

@@ -163,6 +163,23 @@ def test_what_is_asked_about_joins_when_twice_as_much_was_told():
     assert far[70] in members(sampler)
 
 
+def test_answers_that_may_be_wrong_move_samples_outside_of_the_sketch():
+    """One of class 0, said to be like members of class 1: the more often, the surer."""
+    sampler = new(error_rate=0.2)
+    stray, friends = outside(sampler, 0)[0], inside(sampler, 1)
+    places, sure = [], []
+    for count in (0, 1, 8):
+        sampler.tell([say(stray, friends[i], ALIKE) for i in range(count)])
+        found = sampler.partition(Z)
+        places.append(found.groups[stray] == found.groups[friends[-1]])
+        sure.append(found.probability[stray])
+    assert stray not in members(sampler)
+    assert places == [False, False, True]
+    assert sure[1] < sure[0]
+    sampler.tell([say(stray, friends[i], ALIKE) for i in range(8, 16)])
+    assert sampler.partition(Z).probability[stray] > sure[2] > 0.5
+
+
 def test_those_most_often_asked_about_join_first(monkeypatch):
     monkeypatch.setattr(sketch, "_MOST_ASKED", 3)
     sampler = new()

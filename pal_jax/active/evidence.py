@@ -73,7 +73,11 @@ class Evidence:
         """The same about `rows[i]` in the place of sample i, without what is about one row."""
         first, second = rows[self.first], rows[self.second]
         keep = (first != second) & (first >= 0) & (second >= 0)
-        return Evidence(first[keep], second[keep], self.if_alike[keep], self.if_apart[keep])
+        return dataclasses.replace(self, first=first, second=second).at(keep)
+
+    def at(self, rows: np.ndarray) -> "Evidence":
+        """The judgements for which [K] bool is true, in the same order."""
+        return Evidence(*(x[rows] for x in (self.first, self.second, self.if_alike, self.if_apart)))
 
 
 def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None) -> np.ndarray:

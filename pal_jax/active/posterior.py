@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from pal_jax.active import belief as belief_lib
 from pal_jax.active import evidence as evidence_lib
+from pal_jax.active.belief import TINY, Belief
 from pal_jax.active.evidence import Evidence, Trust
 from pal_jax.active.field import Field
 from pal_jax.active.geometry import Geometry
@@ -14,27 +16,13 @@ from pal_jax.active.links import NEVER, Links, fit, infer_links, sigmoid
 from pal_jax.active.questions import Relation
 from pal_jax.active.relations import Judgements, Relations
 
-# power of the regression's mean that is proportional to a probability (in halves), and chance that
-# it does not hold where no answer is heard: what is tried, what is expected, and how many nepers of
-# likelihood a factor e away from it must bring
-_SHARPNESS, _SHARP, _SHARP_STIFFNESS = (1.0, 1.5, 2.0, 2.5, 3.5, 5.0), 2.5, 3.0
-_DOUBT, _DOUBTED, _DOUBT_STIFFNESS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.6), 0.05, 0.5
-_SURPRISE = 0.02  # share of probability that no geometry takes away
-_NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample is asked about
-# chance of a new group that is tried first, and the highest there can be; the factor from which on
-# a higher one is looked into, steps of its estimate, and the nepers of likelihood it must bring
-_MANY_NEWS, _MOST_NEWS, _RISE, _STEPS, _EVIDENT = 0.25, 0.5, 1.25, 20, 2.0
-_SAME_NEW = 0.2  # chance that two samples of unseen groups are of the same one, if they are alike
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
 _MOST_ASKED = 4_000  # samples that were asked about that speak for the rest
 _MANY, _PROOFS = 4_000, 3  # judgements from which on a proof counts so often at most
 _ESTIMATES = 2  # of the rates of oracles, each from beliefs under the last
-_SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
 _UNLIKELY = 0.05  # chance up to which a bound takes it that something is not so
 _APART = np.log(_UNLIKELY / (1.0 - _UNLIKELY))  # what says so of two that may as well be one class
-_STRANGE = 0.05  # similarity up to which two samples do not decide each other's group
-_TINY = 1e-9
 # shares of samples of which the embedding may be right, and how many nepers less probable than the
 # best one a larger one may be
 _HOLDS, _LIKELY = np.linspace(0.01, 1.0, 100), 1.0
@@ -54,6 +42,7 @@ class Posterior:
         cluster: [n, K] probability of each cluster; sums to 1 less that of the unseen group.
         variance: [n] of the regression, in [0, 1]: 1 where no answer is heard.
         field: the regression at these nodes.
+        rates: by name of each oracle that was heard, [2, 3] as in `evidence.rates`.
         error: share of wrong answers of the oracle heard last.
         error_low: (confidence) -> at least this; the same where the share is given, not estimated.
         hard: whether answers are proof: none can be wrong, or is taken to be.
@@ -69,6 +58,7 @@ class Posterior:
     cluster: np.ndarray
     variance: np.ndarray
     field: Field
+    rates: Mapping[str, np.ndarray]
     error: float
     error_low: Callable[[float], float]
     hard: bool
@@ -192,7 +182,7 @@ class _Conclusion:
     table: np.ndarray
     estimated_from: np.ndarray | None
     said: Evidence
-    belief: "_Belief"
+    belief: Belief
     column: np.ndarray
     links: Links
 
@@ -231,6 +221,7 @@ class _Conclusion:
             cluster=_of_clusters(self.column, self.links.cluster),
             variance=field.variance,
             field=field,
+            rates=dict(zip(judgements.oracles, table, strict=True)),
             error=evidence_lib.error_of(table, judgements, trust),
             error_low=functools.partial(
                 evidence_lib.least_error_of, table, judgements, trust, self.estimated_from
@@ -247,7 +238,7 @@ class _Conclusion:
         """
         belief, opened = self.belief, np.zeros(len(self.belief.share), bool)
         opened[belief.first[: self.start]] = True
-        bearing = _bearing(belief)
+        bearing = belief_lib.bearing(belief)
         joined = np.ones(len(self.unit), bool)  # to one before it, by answers
         joined[np.unique(self.unit, return_index=True)[1]] = False
         joined &= self.known[self.nodes] < 0
@@ -268,7 +259,7 @@ def _conclude(
     that it does not give are estimated from beliefs under the last ones."""
     nodes, base = _nodes(geometry, relations, judgements)
     hard = trust.is_hard(judgements)
-    judgements = judgements.among(nodes)
+    everything, judgements = judgements, judgements.among(nodes)
     unit = _units(nodes, relations, hard)
     at_unit = np.full(geometry.n, -1)
     at_unit[nodes] = unit
@@ -283,13 +274,17 @@ def _conclude(
     def believe(table: np.ndarray, estimated_from: np.ndarray | None = None) -> _Conclusion:
         said = evidence_lib.weigh(judgements, table)
         heard = said.about(at_unit)
-        belief = _believe(geometry, heard, unit, first, hard, many)
+        belief = belief_lib.believe(geometry, heard, unit, first, hard, many)
         column = _spread(belief, nodes, unit)
         proven = np.flatnonzero(at_proven >= 0)
         column[proven] = belief.share[at_proven[proven]]
         known = _known_columns(relations, nodes, unit, belief.first)
         labelled = np.flatnonzero(known >= 0)
         column[labelled] = np.eye(column.shape[1])[known[labelled]]
+        if not hard:
+            belief_lib.hear(
+                column, evidence_lib.weigh(everything, table), (at_unit < 0) & (known < 0)
+            )
         apart = np.bincount(known[labelled], minlength=len(belief.first)) > 0
         links = _link(geometry, belief, column, heard, said, base, apart)
         return _Conclusion(
@@ -305,56 +300,6 @@ def _conclude(
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _Model:
-    """A regression and how far it is believed.
-
-    With F the mean and v in [0, 1] the variance at a sample, column c has probability
-    (1 - doubt v) F_c^sharpness / sum F^sharpness + doubt v / C: where no answer is heard,
-    looks are only looks.
-    """
-
-    field: Field
-    sharpness: float
-    doubt: float
-
-    def shares(self, mean: np.ndarray, variance: np.ndarray, news: np.ndarray) -> np.ndarray:
-        """[N, C + 1] probabilities from mean [N, C] and variance [N]; `news` [N] is that of an
-        unseen group."""
-        score, doubt = _score(mean, self.sharpness), self.doubt * variance
-        looks = (1.0 - news) * (1.0 - doubt) / score.sum(axis=1)
-        share = np.empty((len(score), score.shape[1] + 1))
-        np.multiply(score, looks[:, None], out=share[:, :-1])
-        share[:, :-1] += ((1.0 - news) * doubt / score.shape[1])[:, None]
-        share[:, -1] = news
-        return share
-
-
-@dataclasses.dataclass(frozen=True)
-class _Belief:
-    """What is believed of the units under one model.
-
-    share: [U, C + 1] of each unit. labels: [m, C] what the nodes are regressed to. logits:
-    [U, C + 1] logarithm of the share, up to a constant a row. news: chance that a sample is of an
-    unseen group. first: [C] unit that opened each column. model: the regression behind it.
-    """
-
-    share: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
-    news: float
-    first: np.ndarray
-    model: _Model
-
-
-def _bearing(belief: _Belief) -> np.ndarray:
-    """[U] how often as probable the answers about each unit are if it is where the regression of
-    all others puts it, as if it is of a group nobody has seen."""
-    looks, columns = np.logaddexp.reduce(belief.logits, axis=1), belief.logits.shape[1]
-    unseen = belief.logits[:, -1] - np.log(_surprised(np.array(belief.news), columns))
-    return np.exp(np.clip(looks - unseen, NEVER, -NEVER))
-
-
 def _share_that_holds(bearing: np.ndarray, joined: int, differ: bool) -> float:
     """Of how many samples the embedding tells the truth, as a share.
 
@@ -362,7 +307,7 @@ def _share_that_holds(bearing: np.ndarray, joined: int, differ: bool) -> float:
     two samples differ it is not believed until they bear it out: it is taken to have failed once.
 
     Args:
-        bearing: [K] of `_bearing`, of what was asked about.
+        bearing: [K] of `bearing`, of what was asked about.
         joined: samples that were proven alike to one before them.
         differ: whether any two embeddings do.
     """
@@ -451,89 +396,6 @@ def _known_columns(
     return column_of[known]
 
 
-def _believe(
-    geometry: Geometry,
-    heard: Evidence,
-    unit: np.ndarray,
-    first: np.ndarray,
-    hard: bool,
-    many: bool,
-) -> _Belief:
-    """What is believed of each unit, with as many columns as answers demand.
-
-    They are opened a few at a time or, where proofs are `many`, at once for units kept apart. How
-    many samples are of groups nobody has seen is asked first where many are taken to be: once they
-    are spread over the columns that there are, these look as if they explained all of them.
-    """
-    start, grown, asked = len(first), 0, max(len(unit) - len(first), 0)
-    model = _Model(geometry.fields[0], _SHARP, _DOUBTED)
-    news = _NEW / (_OLD + asked)
-    if asked:
-        belief = _sweep(model, heard, unit, first, _MANY_NEWS)
-        found = _news(belief, unit, news, _NEW, _OLD + asked)
-        news = found if found > _RISE * news else news
-    while True:
-        belief = _sweep(model, heard, unit, first, news)
-        found = _news(belief, unit, news, _NEW + grown, _OLD + asked)
-        if found > _RISE * news:
-            news = found
-            continue
-        founders = np.flatnonzero(belief.share.argmax(axis=1) == len(first))
-        if not len(founders):
-            break
-        if many:
-            surest = founders[np.argsort(-belief.share[founders, -1], kind="stable")]
-            first = np.append(first, _all_apart(surest, heard))
-        else:
-            first = np.append(first, _strangers(geometry, belief, unit, founders))
-        # An outlier that nobody joins does not show that there are more classes to come.
-        joined = (belief.share[unit, start:-1] > 0.5).sum(axis=0)
-        grown = int((joined > 1).sum())
-        news = max(found, (_NEW + grown) / (_OLD + asked))
-    best = _likeliest(geometry.fields, belief, heard, unit, hard)
-    return _sweep(best, heard, unit, first, news)
-
-
-def _news(belief: _Belief, unit: np.ndarray, news: float, new: float, old: float) -> float:
-    """Chance that a sample is of a group nobody has seen, if `news` was thought so far.
-
-    The likeliest share of those asked about, by how well all columns together explain what is said
-    of each. A higher one must make all answers e^2 times as probable: samples that are merely
-    undecided would keep it up by themselves.
-
-    Args:
-        unit: [m] of each node.
-        new: samples that opened a group, with those imagined.
-        old: samples asked about, with those imagined.
-    """
-    bearing = _bearing(belief)[unit[~np.isin(unit, belief.first)]]
-    low, high, share = 0.0, _MOST_NEWS, _MOST_NEWS / 2.0
-    for _ in range(_STEPS):  # bisection: where all chances to be unseen add up to the share
-        unseen = share / (share + (1.0 - share) * bearing)
-        low, high = (share, high) if new + unseen.sum() > share * old else (low, share)
-        share = (low + high) / 2.0
-    gain = np.log((share + (1.0 - share) * bearing) / (news + (1.0 - news) * bearing))
-    return news if share > _RISE * news and gain.sum() < _EVIDENT else share
-
-
-def _strangers(
-    geometry: Geometry, belief: _Belief, unit: np.ndarray, founders: np.ndarray
-) -> np.ndarray:
-    """Of the units that want a group of their own the surest eighth, as far as they are strangers.
-
-    What one of them opens may be the group of others, hardly that of one that is unlike it: one
-    after the other is safest, all at once does not take a pass for each.
-    """
-    founders = founders[np.argsort(-belief.share[founders, -1], kind="stable")]
-    samples = np.array(belief.model.field.nodes)[np.unique(unit, return_index=True)[1][founders]]
-    alike = geometry.kernel(samples, samples) > _STRANGE
-    chosen: list[int] = []
-    for i in range(len(founders)):
-        if len(chosen) <= len(founders) // 8 and not alike[i, chosen].any():
-            chosen.append(i)
-    return founders[chosen]
-
-
 def _distinct(judgements: Judgements, at_unit: np.ndarray) -> Judgements:
     """Without what was said of the same two units three times before.
 
@@ -549,136 +411,11 @@ def _distinct(judgements: Judgements, at_unit: np.ndarray) -> Judgements:
     return judgements.at((before < _PROOFS) | (low == high))
 
 
-def _all_apart(units: np.ndarray, heard: Evidence) -> np.ndarray:
-    """The first of [F] units, and each of the others that answers keep apart from all taken."""
-    no = heard.if_apart > heard.if_alike
-    pairs = {*zip(heard.first[no].tolist(), heard.second[no].tolist(), strict=True)}
-    taken: list[int] = []
-    for unit in units.tolist():
-        if all((unit, other) in pairs or (other, unit) in pairs for other in taken):
-            taken.append(unit)
-    return np.array(taken, np.int64)
-
-
-def _likeliest(
-    fields: Sequence[Field], belief: _Belief, heard: Evidence, unit: np.ndarray, hard: bool
-) -> _Model:
-    """The model under which the nodes, each left out in turn, are most probably what they are.
-
-    A node of which something is known can tell if others are in its column, too. Where answers
-    are proofs it must be known from a "yes", and the "no" to others tell as well: they speak
-    against a model that expected a "yes". Where not, two columns may be pieces of one class, and
-    a "no" to one of them says little.
-    """
-    columns = len(belief.first)
-    share = belief.share[unit]
-    column = share.argmax(axis=1)
-    weight = np.where(share.max(axis=1) > 0.9, share.max(axis=1), 0.0)
-    said = np.eye(columns + 1)[column]
-    open_ = np.zeros(len(unit), bool)
-    if hard:
-        answers = np.exp(_normal(_messages(heard, belief.share, len(belief.share))))[unit]
-        open_ = (answers > 0.5).sum(axis=1) > 1
-        open_ &= ~np.isin(unit, belief.first)
-        said[open_], weight[open_] = answers[open_], 0.0
-    weight *= np.bincount(column, weight > 0.0, minlength=columns + 1)[column] > 1.0
-    weight[open_] = 1.0
-    known, new = said[:, :-1].sum(axis=1), said[:, -1]
-    best, value = belief.model, -np.inf
-    for field in fields:
-        mean, variance = field.left_out(belief.labels), field.left_out_variance()
-        for sharpness in _SHARPNESS:
-            score = _score(mean, sharpness)
-            looks = (score * said[:, :-1]).sum(axis=1) / score.sum(axis=1)
-            for doubt in _DOUBT:  # what `_Model.shares` and `said` agree on, column by column
-                held = looks + doubt * variance * (known / columns - looks)
-                chance = (1.0 - belief.news) * held + belief.news * new
-                worth = weight @ np.log(_surprised(chance, columns + 1))
-                worth -= _SHARP_STIFFNESS * np.log(sharpness / _SHARP) ** 2
-                worth -= _DOUBT_STIFFNESS * np.log(doubt / _DOUBTED) ** 2
-                if worth > value:
-                    best, value = _Model(field, sharpness, doubt), worth
-    return best
-
-
-def _score(mean: np.ndarray, sharpness: float) -> np.ndarray:
-    """[N, C] a power of the regression's mean, to which looks are in proportion; never 0.
-
-    The power is a multiple of one half: products of roots take less than half the time of `**`.
-    """
-    root = np.sqrt(np.maximum(mean, 0.0), dtype=np.float64)
-    score = root.copy()
-    for _ in range(round(2.0 * sharpness) - 1):
-        score *= root
-    score += _TINY
-    return score
-
-
-def _surprised(share: np.ndarray, columns: int) -> np.ndarray:
-    """Probabilities of which a small part is taken away and given to all: no geometry is sure."""
-    return (1.0 - _SURPRISE) * share + _SURPRISE / columns
-
-
-def _sweep(
-    model: _Model, heard: Evidence, unit: np.ndarray, first: np.ndarray, news: float
-) -> _Belief:
-    """Regression and answers in turn, for given columns; those who opened one stay in it."""
-    units, columns = int(unit.max()) + 1, len(first)
-    opened = np.full(units, -1)
-    opened[first] = np.arange(columns)
-    fixed = opened >= 0
-    sure = np.eye(columns + 1)[opened]  # right where fixed
-    share = np.where(fixed[:, None], sure, 0.0)
-    labels = share[unit, :-1]
-    logits = np.zeros((units, columns + 1))
-    members = np.bincount(unit, minlength=units)[:, None]
-    variance = model.field.left_out_variance()
-    for _ in range(_SWEEPS):
-        mean = model.field.left_out(labels)
-        expected = model.shares(mean, variance, np.full(len(unit), news))
-        prior = _surprised(expected, columns + 1)
-        logits = _summed(np.log(prior), unit, units) / members + _messages(heard, share, units)
-        share = np.where(fixed[:, None], sure, _softmax(logits))
-        # 1 for a sure unit, 0 for one that may as well be of another group or of none
-        best = share.max(axis=1)
-        heed = np.where(share.argmax(axis=1) < columns, np.maximum(2.0 * best - 1.0, 0.0), 0.0)
-        heed = heed[unit][:, None]
-        refused = np.minimum(share[unit] / prior, 1.0)[:, :-1]
-        labels = heed * share[unit, :-1] + (1.0 - heed) * np.maximum(mean, 0.0) * refused
-    return _Belief(share, labels, logits, news, first, model)
-
-
-def _messages(heard: Evidence, share: np.ndarray, units: int) -> np.ndarray:
-    """[U, C + 1] log likelihood of all answers about each unit, for each column it may be of."""
-    messages = [_message(heard, share[other]) for other in (heard.second, heard.first)]
-    return _summed(np.concatenate(messages), np.append(heard.first, heard.second), units)
-
-
-def _summed(values: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
-    """[count, C] sums of the rows [K, C] that have each place [K], added in their order.
-
-    As np.add.at, which takes two to four times as long.
-    """
-    columns = values.shape[1]
-    cells = place[:, None] * columns + np.arange(columns)
-    return np.bincount(cells.ravel(), values.ravel(), count * columns).reshape(count, columns)
-
-
-def _message(heard: Evidence, other: np.ndarray) -> np.ndarray:
-    """[K, C + 1] log likelihood of each answer if one is of a column, the other of [K, C + 1]."""
-    alike, apart = heard.if_alike[:, None], heard.if_apart[:, None]
-    out = np.log(np.maximum(apart + (alike - apart) * other, _TINY))
-    # Of groups nobody has seen: two of them that are said to be alike may be of the same one.
-    agreed = np.maximum(heard.if_alike - heard.if_apart, 0.0) * _SAME_NEW * other[:, -1]
-    out[:, -1] = np.log(np.maximum(heard.if_apart + agreed, _TINY))
-    return out
-
-
-def _spread(belief: _Belief, nodes: np.ndarray, unit: np.ndarray) -> np.ndarray:
+def _spread(belief: Belief, nodes: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """[n, C + 1] probability of each column for all samples."""
     field = belief.model.field
     variance = field.variance
-    news = np.clip(belief.news * variance / max(float(variance.mean()), _TINY), 0.0, 0.5)
+    news = np.clip(belief.news * variance / max(float(variance.mean()), TINY), 0.0, 0.5)
     column = belief.model.shares(field.mean(belief.labels), variance, news)
     column[nodes] = belief.share[unit]
     return column
@@ -697,7 +434,7 @@ def _of_clusters(column: np.ndarray, cluster: np.ndarray) -> np.ndarray:
 
 def _link(
     geometry: Geometry,
-    belief: _Belief,
+    belief: Belief,
     column: np.ndarray,
     heard: Evidence,
     said: Evidence,
@@ -730,18 +467,18 @@ def _top_pairs(heard: Evidence, share: np.ndarray) -> tuple[np.ndarray, np.ndarr
     there = x[np.arange(len(a)), a] * y[np.arange(len(b)), b]
     neutral = (1.0 - there) * 0.5 * (heard.if_alike + heard.if_apart)
     ratio = (neutral + there * heard.if_alike) / (neutral + there * heard.if_apart)
-    return a, b, np.where(a == b, 0.0, np.log(np.maximum(ratio, _TINY)))
+    return a, b, np.where(a == b, 0.0, np.log(np.maximum(ratio, TINY)))
 
 
-def _alike_without(
-    said: Evidence, at_unit: np.ndarray, belief: _Belief, links: Links
-) -> np.ndarray:
+def _alike_without(said: Evidence, at_unit: np.ndarray, belief: Belief, links: Links) -> np.ndarray:
     """[K] probability that the pair of each answer is alike, judged without that very answer."""
     first, second = at_unit[said.first], at_unit[said.second]
     opened = np.isin(np.arange(len(belief.share)), belief.first)[:, None]
 
     def without(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
-        rest = _softmax(belief.logits[mine] - _message(said, belief.share[other]))
+        rest = belief_lib.softmax(
+            belief.logits[mine] - belief_lib.message(said, belief.share[other])
+        )
         return np.where(opened[mine], belief.share[mine], rest)[:, :-1]
 
     x, y = without(first, second), without(second, first)
@@ -758,13 +495,3 @@ def _same_class(links: Links) -> np.ndarray:
     chance = sigmoid(links.odds)
     np.fill_diagonal(chance, 1.0)
     return chance
-
-
-def _normal(logs: np.ndarray) -> np.ndarray:
-    """Each row less its largest number."""
-    return logs - logs.max(axis=1, keepdims=True)
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    out = np.exp(_normal(x))
-    return out / out.sum(axis=1, keepdims=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pal_jax.active import evidence as evidence_lib
+from pal_jax.active.belief import hear
 from pal_jax.active.evidence import Trust
 from pal_jax.active.geometry import Geometry, LastEmbedding, read_only
 from pal_jax.active.posterior import Posterior
@@ -129,8 +131,33 @@ class Sketch:
             groups[part] = best = _mean(shares, rows, weights).argmax(axis=1)
             sureness[part] = (weights * whole[rows, best[:, None]]).sum(axis=1)
         groups[self._ids], sureness[self._ids] = _proven_apart(self.relations, posterior)
+        if not posterior.hard:
+            self._hear(posterior, near, groups, sureness)
         self._prove(posterior, near, groups, sureness)
         return groups, np.minimum(sureness, 1.0)
+
+    def _hear(
+        self, posterior: Posterior, near: "Near", groups: np.ndarray, sureness: np.ndarray
+    ) -> None:
+        """Weighs what is said about samples outside of the sketch, where answers may be wrong."""
+        outside = self._row_of < 0
+        judgements = evidence_lib.telling(self._all.judgements(), self._trust)
+        judgements = judgements.at(outside[judgements.first] | outside[judgements.second])
+        table = evidence_lib.rates(judgements, self._trust)
+        for o, oracle in enumerate(judgements.oracles):
+            table[o] = posterior.rates.get(oracle, table[o])
+        ids = np.unique(np.append(judgements.first, judgements.second))
+        at = np.full(len(outside), -1)
+        at[ids] = np.arange(len(ids))
+        out = outside[ids]
+        share = np.empty((len(ids), posterior.cluster.shape[1] + 1))
+        share[~out, :-1] = posterior.cluster[self._row_of[ids[~out]]]
+        share[out, :-1] = _mean(posterior.cluster, *near.of(ids[out]))
+        share[:, -1] = np.maximum(1.0 - share[:, :-1].sum(axis=1), 0.0)
+        hear(share, evidence_lib.weigh(judgements, table).about(at), out)
+        best = share[out, :-1].argmax(axis=1)
+        right = posterior.whole().sum(axis=0) / posterior.cluster.sum(axis=0)
+        groups[ids[out]], sureness[ids[out]] = best, share[out, best] * right[best]
 
     def _prove(
         self, posterior: Posterior, near: "Near", groups: np.ndarray, sureness: np.ndarray
