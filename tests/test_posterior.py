@@ -366,32 +366,38 @@ def test_answers_outweigh_an_embedding_that_says_little(scanned):
     assert accuracy(partition(found), labels) > 0.8
 
 
-def test_a_camp_leaves_when_that_makes_its_answers_likelier(scanned):
-    """Against the sum over all answers before and after, of one camp that spans two columns."""
-    first, second = np.array([4, 5, 6, 4, 5, 7, 8]), np.array([3, 3, 3, 7, 8, 8, 1])
-    yes = np.array([1, 1, 1, 0, 0, 1, 1], bool)
-    heard = Evidence(first, second, np.where(yes, 0.9, 0.1), np.where(yes, 0.1, 0.9))
-    share = np.full((9, 4), 0.001)
-    share[np.arange(9), [0, 1, 2, 0, 0, 0, 1, 0, 0]] = 0.997
+def test_a_camp_leaves_when_that_makes_its_answers_likelier():
+    """Against the sum over all answers before and after: 3 with 4, 5 and, from elsewhere, 6.
+
+    9 is tied to the rest as well, and more so, and 0 has opened the column: both stay.
+    """
+    column = np.array([0, 1, 2, 0, 0, 0, 1, 0, 0, 0])
+    share = np.full((10, 4), 0.001)
+    share[np.arange(10), column] = 0.997
     looks = np.log(share)
     looks[6] = np.log([0.2, 0.4, 0.2, 0.2])
+    yes = [(4, 3), (5, 3), (6, 3), (9, 3), (9, 7), (9, 8), (0, 3)]
+    no = [(4, 7), (5, 8), (4, 8), (5, 7), (0, 4)]
+    right = np.repeat([0.9, 0.1], [len(yes), len(no)])
+    first, second = np.array(yes + no).T
+    heard = Evidence(first, second, right, 1.0 - right)
     model = belief_lib.Model(FAR.fields[0], 2.5, 0.1)
 
     def camps(news, heard=heard):
         belief = belief_lib.Belief(share, share[:, :-1], looks, looks, news, np.arange(3), model)
         return belief_lib._camps(belief, heard).tolist()
 
-    alike = (share[first, :-1] * share[second, :-1]).sum(axis=1)
-    now = np.log(np.where(yes, 0.1 + 0.8 * alike, 0.9 - 0.8 * alike))
-    after = np.log(
-        np.where(yes, 0.9, 0.1) * [1, 1, 1, 0, 0, 1, 1]
-        + np.where(yes, 0.1, 0.9) * [0, 0, 0, 1, 1, 0, 0]
-    )
-    gain = (after - now)[:5].sum() - np.log(0.4 / 0.2) - 2.0  # 6 has to come from its column
+    gain = np.log(0.2 / 0.4) - 2.0  # looks put 6 into its column
+    for i, j, if_alike in zip(first, second, right, strict=True):
+        there = (i in (3, 4, 5, 6)) + (j in (3, 4, 5, 6))
+        before = share[i, :3] @ share[j, :3]
+        after = {0: before, 1: 0.0, 2: 1.0}[there]
+        gain += np.log(if_alike * after + (1.0 - if_alike) * (1.0 - after))
+        gain -= np.log(if_alike * before + (1.0 - if_alike) * (1.0 - before))
     assert gain > 0.0
     assert camps(np.exp(-gain + 0.01)) == [3]
     assert camps(np.exp(-gain - 0.01)) == []
-    assert camps(0.5, heard.at(yes)) == []  # nothing keeps them in it
+    assert camps(0.5, heard.at(right > 0.5)) == []  # nothing keeps them apart
 
 
 @pytest.mark.parametrize(("flip", "usual"), [(0.0, 0.95), (0.05, 0.9)])
@@ -595,6 +601,22 @@ def test_answers_can_refute_the_model_that_explains_what_is_believed(right):
     assert bool(worth(*best) - worth(*own) > 8.0) is not right
     assert found(heard) == ((own, False) if right else (best, True))
     assert not found(heard, hard=True)[1]
+
+
+def test_where_answers_refute_the_model_all_is_believed_anew(monkeypatch):
+    start = belief_lib.Model(NEAR.fields[0], belief_lib._SHARP, belief_lib._DOUBTED)
+    other, last = dataclasses.replace(start, doubt=0.6), dataclasses.replace(start, sharpness=1.0)
+    found, used = [(other, True), (last, True)], []
+    real = belief_lib._with_columns
+    monkeypatch.setattr(belief_lib, "_likeliest", lambda *_: found.pop(0))
+    monkeypatch.setattr(belief_lib, "_with_columns", lambda *a: used.append(a[1]) or real(*a))
+    heard = Evidence(*np.zeros((2, 0), np.int64), *np.zeros((2, 0)))
+    for field in NEAR.fields:
+        field.move_to(NEAR.medoids.tolist())
+    units = np.arange(len(NEAR.medoids))
+    belief = belief_lib.believe(NEAR, heard, units, units, False, False)
+    assert used == [start, other]
+    assert belief.model == last
 
 
 def test_of_units_that_want_a_group_the_surest_strangers_open_one():
