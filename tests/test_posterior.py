@@ -376,8 +376,9 @@ def test_a_camp_leaves_when_that_makes_its_answers_likelier():
     share[np.arange(10), column] = 0.997
     looks = np.log(share)
     looks[6] = np.log([0.2, 0.4, 0.2, 0.2])
-    yes = [(4, 3), (5, 3), (6, 3), (9, 3), (9, 7), (9, 8), (0, 3)]
-    no = [(4, 7), (5, 8), (4, 8), (5, 7), (0, 4)]
+    yes = [(4, 3), (5, 3), (6, 3), (9, 3), (9, 7), (9, 8), (0, 3), (0, 5)]
+    yes += [(6, 3)] * 3
+    no = [(4, 7), (5, 8), (4, 8), (5, 7)] * 2
     right = np.repeat([0.9, 0.1], [len(yes), len(no)])
     first, second = np.array(yes + no).T
     heard = Evidence(first, second, right, 1.0 - right)
@@ -725,6 +726,19 @@ def test_samples_that_do_not_speak_for_others_hear_what_is_said_of_them(monkeypa
     likelihood = (0.1 + 0.8 * prior[0]) * (0.8 - 0.6 * prior[1])
     likelihood[3] = (0.1 + 0.8 * 0.2 * prior[0, 3]) * 0.8
     np.testing.assert_allclose(share[3], prior[3] * likelihood / (prior[3] @ likelihood))
+
+
+def test_a_known_label_that_speaks_for_no_other_is_certain_whatever_is_said_of_it(monkeypatch):
+    monkeypatch.setattr(posterior_lib, "_MOST_KNOWN", 8)
+    monkeypatch.setattr(posterior_lib, "_MOST_ASKED", 4)
+    known = np.where(np.arange(N) < 40, LABELS, -1)
+    silent = np.setdiff1d(np.arange(40), believe(known=known, trust=SOFT).nodes)[0]
+    one, other = 40 + np.flatnonzero(LABELS[40:] != LABELS[silent])[:2]
+    told = [say(one, i, NOT_ALIKE) for i in (other, 60, 61)] + [say(silent, one, ALIKE)]
+    found = believe(*told, known=known, trust=SOFT)
+    assert silent not in found.nodes
+    assert one in found.nodes
+    assert found.column[silent].max() == 1.0
 
 
 def test_a_proof_of_two_units_is_kept_three_times_and_all_that_is_said_inside_of_one():

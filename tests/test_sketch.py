@@ -180,6 +180,27 @@ def test_answers_that_may_be_wrong_move_samples_outside_of_the_sketch():
     assert sampler.partition(Z).probability[stray] > sure[2] > 0.5
 
 
+def test_what_is_said_outside_of_the_sketch_counts_as_its_oracle_is_trusted():
+    """And no sample is surer than the group it goes to."""
+    sampler = new(error_rate=0.2)
+    stray, friends = outside(sampler, 0)[0], inside(sampler, 1)
+    sampler.tell([say(stray, friends[i], ALIKE) for i in range(8)])
+    view = sketch_of(sampler, Z)
+    found = infer(view.geometry, view.relations, sampler.trust)
+    assert found.rates == {}  # nobody was heard about two of the sketch
+
+    def stray_of(**changes):
+        groups, sureness = view.believed(dataclasses.replace(found, **changes))
+        return groups[stray] == groups[friends[0]], sureness[stray]
+
+    moved, sure = stray_of()
+    assert moved
+    assert stray_of(holds=found.holds / 2.0)[1] == pytest.approx(sure / 2.0, rel=0.1)
+    guessing = np.full((2, 3), 1.0 / 3.0)
+    assert not stray_of(rates={"me": guessing})[0]
+    assert stray_of(rates={"another": guessing}) == (moved, sure)
+
+
 def test_those_most_often_asked_about_join_first(monkeypatch):
     monkeypatch.setattr(sketch, "_MOST_ASKED", 3)
     sampler = new()
