@@ -218,8 +218,8 @@ def _camps(belief: Belief, heard: Evidence) -> np.ndarray:
     camp = tie > 0.0
     camp[:, belief.first] = False
     camp[place, centres] = True
-    # to be in the column of the centre instead of one's own, by looks
-    price = (belief.looks.max(axis=1)[:, None] - belief.looks[:, column[centres]]).T
+    # by looks, to be in the column of the centre instead of one's own
+    price = belief.looks[np.arange(units), column] - belief.looks[:, column[centres]].T
     tie = _summed((camp[:, others] * weight).T, ends, units).T
     camp &= 2.0 * tie - np.bincount(ends, weight, units) > price
     camp[place, centres] = True
