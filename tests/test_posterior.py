@@ -610,7 +610,7 @@ def test_where_answers_refute_the_model_all_is_believed_anew(monkeypatch):
     found, used = [(other, True), (last, True)], []
     real = belief_lib._with_columns
     monkeypatch.setattr(belief_lib, "_likeliest", lambda *_: found.pop(0))
-    monkeypatch.setattr(belief_lib, "_with_columns", lambda *a: used.append(a[1]) or real(*a))
+    monkeypatch.setattr(belief_lib, "_with_columns", lambda *a: used.append(a[0]) or real(*a))
     heard = Evidence(*np.zeros((2, 0), np.int64), *np.zeros((2, 0)))
     for field in NEAR.fields:
         field.move_to(NEAR.medoids.tolist())
@@ -708,7 +708,7 @@ def test_where_answers_are_many_a_proof_counts_thrice_and_groups_open_together(m
 
 
 def test_samples_that_do_not_speak_for_others_hear_what_is_said_of_them(monkeypatch, scanned):
-    """With a twentieth of the samples asked about as nodes; and by Bayes' rule written out."""
+    """With a tenth of the samples asked about as nodes; and by Bayes' rule written out."""
     labels, geometry, answers = scanned
     monkeypatch.setattr(posterior_lib, "_MOST_ASKED", 60)
     found = believe(*answers, trust=Trust(0.05), geometry=geometry)

@@ -5,7 +5,8 @@ seen apart at some time.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -98,29 +99,27 @@ def believe(
         hard: whether answers are proof.
         many: whether these are so many that columns open for all units kept apart at once.
     """
+    opening = functools.partial(_opening, geometry, heard, unit, hard, many)
     model = Model(geometry.fields[0], _SHARP, _DOUBTED)
-    belief = _with_columns(geometry, model, heard, unit, first, hard, many)
+    belief = _with_columns(model, heard, unit, first, opening)
     model, refuted = _likeliest(geometry.fields, belief, heard, unit, hard)
     if refuted:
-        belief = _with_columns(geometry, model, heard, unit, first, hard, many)
+        belief = _with_columns(model, heard, unit, first, opening)
         model, _ = _likeliest(geometry.fields, belief, heard, unit, hard)
     return _sweep(model, heard, unit, belief.first, belief.news)
 
 
 def _with_columns(
-    geometry: Geometry,
     model: Model,
     heard: Evidence,
     unit: np.ndarray,
     first: np.ndarray,
-    hard: bool,
-    many: bool,
+    opening: Callable[[Belief], np.ndarray],
 ) -> Belief:
-    """What is believed under one model, with more columns until no answers demand another.
+    """What is believed under one model, with more columns until none is `opening` another.
 
-    They are opened a few at a time or, where proofs are `many`, at once for units kept apart. How
-    many samples are of groups nobody has seen is asked first where many are taken to be: once they
-    are spread over the columns that there are, these look as if they explained all of them.
+    How many samples are of groups nobody has seen is asked first where many are taken to be: once
+    they are spread over the columns that there are, these look as if they explained all of them.
     """
     start, grown, asked = len(first), 0, max(len(unit) - len(first), 0)
     news = _NEW / (_OLD + asked)
@@ -134,21 +133,33 @@ def _with_columns(
         if found > _RISE * news:
             news = found
             continue
-        founders = np.flatnonzero(belief.share.argmax(axis=1) == len(first))
-        if len(founders) and many:
-            surest = founders[np.argsort(-belief.share[founders, -1], kind="stable")]
-            opening = _all_apart(surest, heard)
-        elif len(founders):
-            opening = _strangers(geometry, belief, unit, founders)
-        else:
-            opening = founders if hard else _camps(belief, heard)
-        if not len(opening):
+        more = opening(belief)
+        if not len(more):
             return belief
-        first = np.append(first, opening)
+        first = np.append(first, more)
         # An outlier that nobody joins does not show that there are more classes to come.
         joined = (belief.share[unit, start:-1] > 0.5).sum(axis=0)
         grown = int((joined > 1).sum())
         news = max(found, (_NEW + grown) / (_OLD + asked))
+
+
+def _opening(
+    geometry: Geometry,
+    heard: Evidence,
+    unit: np.ndarray,
+    hard: bool,
+    many: bool,
+    belief: Belief,
+) -> np.ndarray:
+    """The units that open the next columns: those that want one, a few at a time or, where proofs
+    are `many`, all that are kept apart at once; after these the centres of camps."""
+    founders = np.flatnonzero(belief.share.argmax(axis=1) == len(belief.first))
+    if len(founders) and many:
+        surest = founders[np.argsort(-belief.share[founders, -1], kind="stable")]
+        return _all_apart(surest, heard)
+    if len(founders):
+        return _strangers(geometry, belief, unit, founders)
+    return founders if hard else _camps(belief, heard)
 
 
 def _news(belief: Belief, unit: np.ndarray, news: float, new: float, old: float) -> float:
