@@ -100,11 +100,11 @@ def _look_at(run: Run, checks: set[int], rounds: bool, progress: Callable[[int],
         scores.append(accuracy(run.sampler.partition(h).groups, labels))
         progress(run.sampler.spent)
 
-    def ask(h: np.ndarray) -> None:
+    def ask(number: int, h: np.ndarray) -> None:
         if not rounds:
             look(h)
         train.buy_round(
-            run.sampler, oracle, h, run.plan,
+            run.sampler, oracle, h, run.plan, number,
             asked=lambda spent: look(h) if spent in checks else None, stop=lambda: False,
         )  # fmt: skip
 

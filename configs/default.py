@@ -71,7 +71,8 @@ def get_config() -> Any:
 
     c.asking = ConfigDict()
     c.asking.strategy = "most_informative"  # a name of pal_jax.experiment.STRATEGIES
-    c.asking.budget = 400  # judgements that may be bought: yes, no and "not sure", audit included
+    # judgements that may be bought: yes, no and "not sure", audit included; may be raised later
+    c.asking.budget = 400
     c.asking.audit = 40  # judgements of the budget that go into the final audit
     c.asking.stop = 0.0  # ends asking once this accuracy is sure (lower 95 % bound); 0 = never
     c.asking.per_round = 0  # judgements bought a round; 0 = the budget spread evenly

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -153,13 +154,12 @@ def build(config: Config, folder: str) -> Run:
     pool, held_out, known, make_oracle, prior = hosts.all_or_none(read)
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     believed = prior.evenly(MOST_PRIOR)
-    plan = build_plan(config)
     mean, std = data.channel_statistics(pool.inputs)
     prepare = functools.partial(views.normalise, mean=mean, std=std)
     model = build_model(config)
     apply = sharding.data_parallel(model.apply, mesh)
     make_views = build_views(config, mean, std, images=pool.inputs.ndim == 4)
-    optimizer, loss = build_optimizer(config), build_loss(config)
+    loss = build_loss(config)
     identity = {
         "config": workdir.flatten(config.to_dict()),
         "data": {"samples": len(pool.inputs), "fingerprint": pool.fingerprint}
@@ -167,7 +167,11 @@ def build(config: Config, folder: str) -> Run:
     }
     hosts.fail_together(workdir.disagreement(hosts.only_lead(lambda: identity), identity))
     path, local = workdir.locate(folder, config.checkpoint.journal)
-    hosts.only_lead(lambda: workdir.check(path, local, identity, free=config.checkpoint.free))
+    free = config.checkpoint.free
+    raised = hosts.only_lead(lambda: workdir.check(path, local, identity, free=free))
+    identity |= {workdir.RAISED: raised} if raised else {}
+    plan = build_plan(config, raised)
+    optimizer = build_optimizer(config, plan.ends)
 
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     sample = prepare(jnp.asarray(pool.inputs[:2]))
@@ -289,11 +293,17 @@ def open_workdir(path: Path, local: Path, identity: dict[str, Any]) -> Journal:
     """
     path.mkdir(parents=True, exist_ok=True)
     local.mkdir(parents=True, exist_ok=True)
-    if not (path / workdir.IDENTITY_FILE).exists():
-        export.write_json(path / workdir.IDENTITY_FILE, identity)
-    if local != path and not (local / workdir.JOURNAL_FILE).exists():
-        export.write_json(local / workdir.JOURNAL_OWNER, identity)
-    return Journal(local / workdir.JOURNAL_FILE)  # refuses a second run on the same workdir
+    stamps = {path / workdir.IDENTITY_FILE: (path / workdir.IDENTITY_FILE).exists()}
+    if local != path:
+        stamps[local / workdir.JOURNAL_OWNER] = (local / workdir.JOURNAL_FILE).exists()
+    for stamp, there in stamps.items():
+        if not there:
+            export.write_json(stamp, identity)
+    journal = Journal(local / workdir.JOURNAL_FILE)  # refuses a second run on the same workdir
+    if workdir.RAISED in identity:  # and not before: that other run has the budget that it has
+        for stamp in stamps:
+            export.write_json(stamp, identity)
+    return journal
 
 
 def check(config: Config) -> None:
@@ -385,12 +395,6 @@ def _check_asking(config: Config) -> None:
         raise UserError(
             f"config.asking.candidates={asking.candidates} is more than the "
             f"{asking.budget - asking.audit} judgements of the budget; ask about fewer"
-        )
-    if asking.per_round and asking.per_round * (rounds - 1) < asking.budget - asking.audit:
-        raise UserError(
-            f"config.asking.per_round={asking.per_round} in {rounds - 1} rounds spends less than "
-            f"config.asking.budget={asking.budget}; take more a round or more rounds, or 0 to "
-            "spread the budget evenly"
         )
 
 
@@ -559,9 +563,32 @@ OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransforma
 }
 
 
-def build_optimizer(config: Config) -> optax.GradientTransformation:
+def build_rate(config: Config, ends: Sequence[int]) -> optax.Schedule:
+    """Learning rate by step: warm-up and cosine over train.steps.
+
+    What a raised budget adds has, so many steps before its end, the rate that the first steps had
+    so many before theirs, and never warms up again.
+
+    Args:
+        ends: see `train.Plan`; the first is train.steps.
+    """
     t = config.train
-    rate = optax.warmup_cosine_decay_schedule(0.0, t.learning_rate, t.warmup_steps, t.steps)
+    first = optax.warmup_cosine_decay_schedule(0.0, t.learning_rate, t.warmup_steps, t.steps)
+    if len(ends) == 1:
+        return first
+
+    def rate(step: Any) -> Any:
+        left = jnp.array(ends)[jnp.searchsorted(jnp.array(ends), step, side="right")] - step
+        again = jnp.maximum(t.steps - left, t.warmup_steps)
+        return first(jnp.where(step < t.steps, step, again))
+
+    return rate
+
+
+def build_optimizer(config: Config, ends: Sequence[int]) -> optax.GradientTransformation:
+    """The rule of train.optimizer; `ends` as in `build_rate`."""
+    t = config.train
+    rate = build_rate(config, ends)
     rule = pick(OPTIMIZERS, t.optimizer, "config.train.optimizer")(rate, t.weight_decay)
     if t.bias_rate == 1.0:
         return rule
@@ -728,21 +755,49 @@ def _steps(config: Config) -> tuple[int, int]:
     return t.steps - (t.rounds - 1) * each, each
 
 
-def build_plan(config: Config) -> train.Plan:
+def build_plan(config: Config, raised: Sequence[int] = ()) -> train.Plan:
+    """How long and how often; what a raised budget adds goes on at the pace of the first.
+
+    Args:
+        raised: the budgets that the run had before asking.budget, ascending.
+
+    Raises:
+        UserError: its budget cannot be spent in its rounds, or was raised by an audit or less.
+    """
     t, a = config.train, config.asking
-    budget = a.budget - a.audit
     first, each = _steps(config)
+    budgets = [*raised, a.budget]
+    judgements = a.per_round or math.ceil((budgets[0] - a.audit) / max(1, t.rounds - 1))
+    asks = config.oracle.name != "none"
+    if asks and a.per_round and a.per_round * (t.rounds - 1) < budgets[0] - a.audit:
+        raise UserError(
+            f"config.asking.per_round={a.per_round} in {t.rounds - 1} rounds spends less than "
+            f"config.asking.budget={budgets[0]}; take more a round or more rounds, or 0 to "
+            "spread the budget evenly"
+        )
+    ends = [(t.rounds, budgets[0] - a.audit)]
+    for before, budget in itertools.pairwise(budgets):
+        more = budget - before - a.audit
+        if more < 1:
+            raise UserError(
+                f"config.asking.budget={budget} is {budget - before} more than the {before} that "
+                f"this run had, and its next audit (config.asking.audit={a.audit}) would take all "
+                f"of them; raise it to {before + a.audit + 1} or more"
+            )
+        ends.append((ends[-1][0] + math.ceil(more / judgements), budget - a.audit))
+    *earlier, (rounds, budget) = ends
     return train.Plan(
-        rounds=t.rounds,
+        rounds=rounds,
         first=first,
         steps=each,
         batch_size=t.batch_size,
-        judgements=a.per_round or math.ceil(budget / max(1, t.rounds - 1)),
+        judgements=judgements,
         budget=budget,
         stop=a.stop,
         at_once=a.at_once,
         log_every=t.log_every,
         save_every=config.checkpoint.every,
+        raised=tuple(earlier),
     )
 
 

@@ -188,13 +188,17 @@ def _fit(
         _say(*run.notes, f"{run.facts['batch']} of {run.facts['devices']}", TABLE_HEADER)
         _say(*map(table_row, record.rounds()))
 
-        def ask(h: np.ndarray) -> None:
+        def ask(number: int, h: np.ndarray) -> None:
             told = len(run.sampler.answers)
 
             def buy() -> tuple[list[dict[str, Any]], Belief | None]:
                 if oracle is not None:
+                    if run.audit and run.plan.follows_an_end(number):
+                        run.sampler.audit(oracle, h, run.audit)  # the one with which it ended
                     asked = functools.partial(_show_judgements, bar)
-                    train.buy_round(run.sampler, oracle, h, run.plan, asked=asked, stop=stop)
+                    train.buy_round(
+                        run.sampler, oracle, h, run.plan, number, asked=asked, stop=stop
+                    )
                 bought = [answer_to_dict(answer) for answer in run.sampler.answers[told:]]
                 return bought, run.sampler.believe(h)
 

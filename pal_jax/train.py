@@ -238,7 +238,8 @@ class Plan:
     batch_size: samples a step (rows = views x samples). judgements: bought a round, as long as
     fewer than `budget` are. stop: accuracy at which asking ends, once it is sure; 0: never.
     at_once: questions proposed before any of their answers is seen.
-    log_every, save_every: in steps.
+    log_every, save_every: in steps. raised: (rounds, budget) of each end that the run was to have
+    before its budget was raised, ascending.
     """
 
     rounds: int
@@ -251,11 +252,28 @@ class Plan:
     at_once: int
     log_every: int
     save_every: int
+    raised: tuple[tuple[int, int], ...] = ()
 
     @property
     def total(self) -> int:
         """Optimiser steps of all rounds."""
-        return self.first + (self.rounds - 1) * self.steps
+        return self._up_to(self.rounds)
+
+    @property
+    def ends(self) -> list[int]:
+        """Steps taken at each end of the run: those before its budget was raised, and `total`."""
+        return [self._up_to(rounds) for rounds, _ in self.raised] + [self.total]
+
+    def _up_to(self, rounds: int) -> int:
+        return self.first + (rounds - 1) * self.steps
+
+    def follows_an_end(self, number: int) -> bool:
+        """Whether the run was to end before round `number`, and its budget was raised."""
+        return any(number == rounds for rounds, _ in self.raised)
+
+    def budget_of(self, number: int) -> int:
+        """Judgements that may be bought up to the end of round `number`."""
+        return next((budget for rounds, budget in self.raised if number < rounds), self.budget)
 
     def length(self, number: int) -> int:
         """Optimiser steps of round `number`, from 0."""
@@ -290,7 +308,7 @@ def fit(
     state: TrainState,
     key: Array,
     sampler: Sampler,
-    ask: Callable[[np.ndarray], object] | None,
+    ask: Callable[[int, np.ndarray], object] | None,
     *,
     step: Step,
     feed: Feed,
@@ -304,8 +322,8 @@ def fit(
         state: its step says which round and where in it. At the start of a round the round's
             questions are still to be asked; the journal knows which of them were.
         key: copied to every device of the mesh.
-        ask: ([n, H] embeddings) buys the judgements of one round, or None when nothing is asked;
-            see `buy_round`.
+        ask: (round, [n, H] embeddings) buys the judgements of one round, or None when nothing is
+            asked; see `buy_round`.
 
     Raises:
         Interrupted: `hooks.stop` said so; the run goes on from the last save.
@@ -316,7 +334,7 @@ def fit(
     for round_number in range(first, plan.rounds):
         if ask is not None and round_number > 0 and done == 0:
             embeddings = embed(state) if embeddings is None else embeddings
-            ask(embeddings[0])
+            ask(round_number, embeddings[0])
         steps = range(done, plan.length(round_number))
         state = _train_round(
             state, key, sampler, steps, step=step, feed=feed, plan=plan, hooks=hooks
@@ -333,11 +351,12 @@ def buy_round(
     oracle: Oracle,
     embeddings: np.ndarray,
     plan: Plan,
+    number: int,
     *,
     asked: Callable[[int], object],
     stop: Callable[[], bool],
 ) -> None:
-    """Buys one round's judgements, `at_once` questions at a time.
+    """Buys the judgements of round `number`, `at_once` questions at a time.
 
     Ends early when the budget is spent or the strategy has nothing left to ask. Once the partition
     believes itself to be as good as `plan.stop`, up to half of a round compares the groups that no
@@ -350,7 +369,7 @@ def buy_round(
     Raises:
         Interrupted: `stop` said so.
     """
-    end = min(sampler.spent + plan.judgements, plan.budget)
+    end = min(sampler.spent + plan.judgements, plan.budget_of(number))
     if plan.stop and sampler.partition(embeddings).probability.mean() >= plan.stop:
         look = confidence_of_look(max(sampler.audits, 1))
         audit = sampler.audit(oracle, embeddings, 0, confidence=look)

@@ -15,6 +15,8 @@ from pal_jax.errors import UserError
 IDENTITY_FILE = "config.json"
 JOURNAL_FILE, JOURNAL_OWNER = "journal.sqlite", "journal.json"  # the second: where it lies apart
 _WORKDIR_OPTION, _JOURNAL_OPTION = "--workdir", "--config.checkpoint.journal"
+RAISED = "raised_from"  # in both: budgets that the run had before, ascending
+_BUDGET = "config.asking.budget"
 _UNFINISHED = f".{IDENTITY_FILE}.tmp"  # what a run leaves that is killed while it writes its first
 # What may differ when a run goes on: it changes where things lie and who is called, never a
 # result that is there already.
@@ -66,7 +68,7 @@ def locate(workdir: str, journal: str) -> tuple[Path, Path]:
     return cast(Path, epath.Path(workdir)), Path(journal or f"runs/{below}")
 
 
-def check(path: Path, local: Path, identity: Mapping[str, Any], *, free: float) -> None:
+def check(path: Path, local: Path, identity: Mapping[str, Any], *, free: float) -> list[int]:
     """All that could make the folders of this run unusable; writes nothing.
 
     Args:
@@ -74,17 +76,22 @@ def check(path: Path, local: Path, identity: Mapping[str, Any], *, free: float) 
         identity: nested dict, JSON-able, that says which run this is (config, data set).
         free: GiB that must be free on each disk.
 
+    Returns:
+        The budgets that the run had before it was raised to that of `identity`, ascending.
+
     Raises:
         UserError: one is no folder, holds something else or another run, or its disk is full.
     """
+    raised = []
     options = {local: _JOURNAL_OPTION, path: _WORKDIR_OPTION}  # the second where they are one
     for folder, option in options.items():
         if "://" not in str(folder):
             _check_local(option, folder, free)
     if path.exists() and any(p.name != _UNFINISHED for p in path.iterdir()):
-        _check_owner(_WORKDIR_OPTION, path / IDENTITY_FILE, identity)
+        raised = _check_owner(_WORKDIR_OPTION, path / IDENTITY_FILE, identity)
     if local != path and (local / JOURNAL_FILE).exists():  # another run's answers are not for this
         _check_owner(_JOURNAL_OPTION, local / JOURNAL_OWNER, identity)
+    return raised
 
 
 def _check_local(option: str, path: Path, free: float) -> None:
@@ -132,8 +139,11 @@ def _kind_of_data(name: Any) -> Any:
     return kind if kind in ("folder", "arrays") else name
 
 
-def _check_owner(option: str, stamp: Path, identity: Mapping[str, Any]) -> None:
-    """Raises unless `stamp`, in the folder that `option` names, is that of the run `identity`."""
+def _check_owner(option: str, stamp: Path, identity: Mapping[str, Any]) -> list[int]:
+    """Raises unless `stamp`, in the folder that `option` names, is that of the run `identity`.
+
+    A budget may grow; returns those that the run had before, ascending.
+    """
     path = stamp.parent
     if not stamp.is_file():
         first = min(p.name for p in path.iterdir())
@@ -147,10 +157,16 @@ def _check_owner(option: str, stamp: Path, identity: Mapping[str, Any]) -> None:
         raise UserError(
             f"{stamp} is not a run's config ({error}); restore it, or choose another {option}"
         ) from None
-    other = _difference(there, flatten(identity))
+    asked_for, raised = flatten(identity), there.pop(RAISED, [])
+    if _grows(there, asked_for):
+        raised = [*raised, there[_BUDGET]]
+        there[_BUDGET] = asked_for[_BUDGET]
+    other = _difference(there, asked_for)
     if other is not None:
         key, value, here = other
         told = f"{key} is {value!r} there and {here!r} here"
+        if key == _BUDGET.removeprefix("config."):
+            told += ", and a budget may be raised but not lowered"
         if key == "data.prior":
             told = "its oracle.prior held other answers"
         if key in ("data.samples", "data.fingerprint"):
@@ -161,3 +177,14 @@ def _check_owner(option: str, stamp: Path, identity: Mapping[str, Any]) -> None:
             f"{option}={path} belongs to another run: {told}; choose another {option}. "
             "oracle.prior lets a new run begin with the answers.jsonl of an old one"
         )
+    return raised
+
+
+def _grows(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether more is to be asked here than there, where anything is asked at all."""
+    before = there.get(_BUDGET)
+    return (
+        isinstance(before, int)
+        and before < here.get(_BUDGET, 0)
+        and here.get("config.oracle.name") != "none"
+    )

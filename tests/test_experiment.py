@@ -93,6 +93,36 @@ def test_the_first_round_has_its_share_of_the_steps(steps, rounds, first, expect
     assert plan.steps == expected[1] or rounds == 1
 
 
+def test_a_raised_budget_adds_rounds_of_the_pace_of_the_first():
+    config = get_config("default")
+    config.train.update({"steps": 1500, "rounds": 10, "first": 0.8})  # 400 answers, 40 a round
+    first = experiment.build_plan(config)
+    config.asking.budget = 600
+    plan = experiment.build_plan(config, [400])
+    assert (plan.rounds, plan.judgements, plan.ends) == (14, 40, [1500, 1632])
+    assert [plan.length(k) for k in (0, 1, 13)] == [first.length(0), first.steps, first.steps]
+    assert [plan.budget_of(k) for k in (1, 9, 10, 13)] == [360, 360, 560, 560]
+    assert [k for k in range(14) if plan.follows_an_end(k)] == [10]
+    config.asking.per_round = 40  # 9 rounds of 40 spend the first budget, if not that of today
+    assert experiment.build_plan(config, [400]).rounds == 14
+    with pytest.raises(UserError, match=r"per_round=40 in 9 rounds spends less than .*=600"):
+        experiment.build_plan(config)
+
+
+def test_the_rate_falls_to_nothing_at_each_end_and_warms_up_once():
+    config = get_config("default")
+    config.train.update({"steps": 100, "warmup_steps": 10, "learning_rate": 1.0})
+    once = experiment.build_rate(config, [100])
+    raised = experiment.build_rate(config, [100, 120, 320])
+    with jax.numpy_dtype_promotion("standard"):  # optax compares integers with floats
+        rates = np.array(jax.vmap(raised)(jnp.arange(320)))
+        first = np.array(jax.vmap(once)(jnp.arange(100)))
+    np.testing.assert_array_equal(rates[:100], first)
+    np.testing.assert_array_equal(rates[100:120], first[80:])
+    np.testing.assert_array_equal(rates[120:220], np.ones(100, np.float32))
+    np.testing.assert_array_equal(rates[230:], first[10:])
+
+
 @pytest.mark.slow
 def test_every_option_is_read(tmp_path):
     answers = tmp_path / "answers.jsonl"
@@ -145,7 +175,7 @@ def test_biases_and_norms_do_not_decay():
     zero = jax.tree.map(np.zeros_like, params)
     for name in experiment.OPTIMIZERS:
         config.train.optimizer = name
-        optimizer = experiment.build_optimizer(config)
+        optimizer = experiment.build_optimizer(config, [config.train.steps])
         state = optimizer.init(params)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
             _, state = optimizer.update(zero, state, params)
@@ -188,7 +218,7 @@ def test_the_biases_of_an_attention_are_biases(name):
 
     def updates(gradients, bias_rate):
         config.train.bias_rate = bias_rate
-        optimizer = experiment.build_optimizer(config)
+        optimizer = experiment.build_optimizer(config, [config.train.steps])
         state, moved = optimizer.init(params), None
         with jax.numpy_dtype_promotion("standard"):
             for _ in range(2):
@@ -211,7 +241,7 @@ def test_biases_and_norms_can_have_a_rate_of_their_own():
     moved, updates = [], None
     for rate in (1.0, config.train.bias_rate):
         config.train.bias_rate = rate
-        optimizer = experiment.build_optimizer(config)
+        optimizer = experiment.build_optimizer(config, [config.train.steps])
         state = optimizer.init(params)
         with jax.numpy_dtype_promotion("standard"):
             for _ in range(2):
@@ -290,6 +320,41 @@ def test_a_run_goes_on_by_another_path_to_the_same_data_and_says_what_is_other(t
         build("more")
     with pytest.raises(UserError, match=r"its data were others; choose another --workdir"):
         build("other")
+
+
+def test_a_raised_budget_is_written_by_who_holds_the_journal_and_is_none_where_nobody_asks(
+    tmp_path,
+):
+    np.savez(tmp_path / "x.npz", x=np.arange(60, dtype=np.float32).reshape(20, 3))
+    config = get_config("default")
+    config.update_from_flattened_dict(
+        {"data.name": f"arrays:{tmp_path}/x.npz", "model.encoder": "mlp", "train.batch_size": 8,
+         "oracle.name": "program", "oracle.command": "true",
+         "checkpoint.journal": f"{tmp_path}/journal"}
+    )  # fmt: skip
+    stamps = tmp_path / "run" / "config.json", tmp_path / "journal" / "journal.json"
+
+    def build(budget, folder="run"):
+        config.asking.budget = budget
+        return experiment.build(config, str(tmp_path / folder))
+
+    def close(built):
+        assert built.journal is not None
+        built.journal.close()
+
+    first = build(400)
+    with pytest.raises(UserError, match="in use by another process"):
+        build(600)
+    assert [json.loads(stamp.read_text()).get("raised_from") for stamp in stamps] == [None, None]
+    close(first)
+    for _ in range(2):
+        close(build(600))
+        assert [json.loads(stamp.read_text())["raised_from"] for stamp in stamps] == [[400], [400]]
+    config.oracle.name = "none"
+    config.checkpoint.journal = ""
+    close(build(400, "ssl"))
+    with pytest.raises(UserError, match=r"asking\.budget is 400 there and 600 here"):
+        build(600, "ssl")
 
 
 def test_a_run_goes_on_with_the_prior_answers_that_it_began_with(tmp_path):

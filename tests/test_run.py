@@ -25,7 +25,7 @@ from pal_jax.active.journal import Journal
 from pal_jax.active.questions import Answer, Relation
 from pal_jax.active.sampler import Partition
 from pal_jax.checkpoint import Checkpoints
-from pal_jax.errors import Interrupted
+from pal_jax.errors import Interrupted, UserError
 
 ROOT = Path(__file__).parent.parent
 # Small enough for a test: 300 digits, 4 rounds of 30 steps, 40 judgements, a refit every 7.
@@ -222,12 +222,13 @@ def tiny_config(npz):
     return config
 
 
-def one_life(folder, npz, monkeypatch, last):
+def one_life(folder, npz, monkeypatch, last=10**9, budget=12):
     """Builds and runs in this process until write number `last`; the number of writes done.
 
     Odd numbers die after the write, even ones instead of it.
     """
     config = tiny_config(npz)
+    config.asking.budget = budget
     count = 0
 
     def dying(write):
@@ -261,16 +262,72 @@ def one_life(folder, npz, monkeypatch, last):
 @pytest.mark.timeout(900)
 def test_a_run_that_dies_at_any_write_goes_on(tmp_path, monkeypatch):
     npz = tmp_path / "x.npz"
-    writes = one_life(tmp_path / "whole", npz, monkeypatch, last=10**9)
+    writes = one_life(tmp_path / "whole", npz, monkeypatch)
     assert writes > 20
     expected = files(tmp_path / "whole")
     for place in np.linspace(1, writes, 7).round().astype(int).tolist():
         folder = tmp_path / f"died at {place}"
         assert one_life(folder, npz, monkeypatch, last=place) >= place
-        one_life(folder, npz, monkeypatch, last=10**9)
+        one_life(folder, npz, monkeypatch)
         actual = files(folder)
         for name, content in expected.items():
             assert actual[name] == content, (place, name)
+
+
+def weights(folder, npz, budget):
+    """All weights of the newest checkpoint of a `tiny_config`, end to end."""
+    config = tiny_config(npz)
+    config.asking.budget = budget
+    built = experiment.build(config, str(folder))
+    assert built.journal is not None
+    with built.journal, Checkpoints(folder / "checkpoints", keep=2) as checkpoints:
+        found = checkpoints.restore(built.state)
+    assert found is not None
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found[0].params)])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_larger_budget_goes_on_from_where_a_run_ended(tmp_path, monkeypatch):
+    npz, folder = tmp_path / "x.npz", tmp_path / "run"
+    one_life(folder, npz, monkeypatch)
+    before = files(folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    one_life(folder, npz, monkeypatch, budget=27)
+    after = files(folder)
+    assert before["summary"]["judgements"] == 12
+    assert after["summary"]["judgements"] == 27
+    assert after["summary"]["audits"] == 8  # of both audits
+    for name in ("answers.jsonl", "metrics.jsonl"):
+        assert after[name].startswith(before[name])
+    rounds = [json.loads(line) for line in after["metrics.jsonl"].splitlines() if b"round" in line]
+    assert [row["judgements"] for row in rounds] == [0, 4, 8, 16, 20, 23]
+    assert [row["step"] for row in rounds] == [3, 7, 11, 15, 19, 23]
+    then, now = weights(tmp_path / "copy", npz, 12), weights(folder, npz, 27)
+    assert np.abs(now - then).max() > 1e-3  # what was added has trained
+
+    # Stopped in any of the new rounds, before their first checkpoint too, and when raised early.
+    writes = one_life(tmp_path / "copy", npz, monkeypatch, last=4, budget=27)
+    assert writes >= 4
+    one_life(tmp_path / "copy", npz, monkeypatch, last=11, budget=27)
+    one_life(tmp_path / "copy", npz, monkeypatch, budget=27)
+    one_life(tmp_path / "early", npz, monkeypatch, last=9)
+    one_life(tmp_path / "early", npz, monkeypatch, budget=27)
+    for other in ("copy", "early"):
+        for name, content in files(tmp_path / other).items():
+            assert content == after[name], (other, name)
+
+    for budget in (12, 26):
+        with pytest.raises(
+            UserError, match=f"budget is 27 there and {budget} here, .* not lowered"
+        ):
+            one_life(folder, npz, monkeypatch, budget=budget)
+    with pytest.raises(UserError, match=r"budget=31 is 4 more than the 27 .* raise it to 32"):
+        one_life(folder, npz, monkeypatch, budget=31)
+    assert files(folder) == after
+    one_life(folder, npz, monkeypatch, budget=32)  # a second time
+    assert json.loads((folder / "config.json").read_text())["raised_from"] == [12, 27]
+    assert files(folder)["summary"]["judgements"] == 32
 
 
 def test_a_stop_at_the_end_waits_for_one_figure_and_not_for_all(rng, monkeypatch):

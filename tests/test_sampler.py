@@ -54,7 +54,7 @@ def test_budget_is_spent_and_never_exceeded(strategy, at_once, candidates):
     assert sampler.propose(Z, 5) == []
     assert sampler.audit(oracle, Z, 5) is None
     assert [answer.question for answer in sampler.answers] == oracle.asked
-    with pytest.raises(UserError, match=r"new workdir with a larger asking\.budget"):
+    with pytest.raises(UserError, match=r"raise the budget: .* same journal"):
         sampler.tell(LabelOracle(LABELS)([Question(0, (1,))]))
 
 

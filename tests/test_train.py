@@ -137,7 +137,7 @@ def first_steps(devices, *, fsdp=1, dtype="float32"):
     pool, _ = experiment.build_data(config)
     assert isinstance(pool.inputs, np.ndarray)
     mean, std = data.channel_statistics(pool.inputs)
-    model, optimizer = experiment.build_model(config), experiment.build_optimizer(config)
+    model, optimizer = experiment.build_model(config), experiment.build_optimizer(config, [1500])
     variables = model.init(jax.random.key(0), jnp.zeros((2, *pool.inputs.shape[1:])))
     variables = jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
     state = train.init_state(variables, optimizer, mesh)
@@ -361,10 +361,10 @@ def plan(**changes):
     return train.Plan(**(values | changes))
 
 
-def buy(sampler, embeddings, plan, asked=None, stop=lambda: False):
+def buy(sampler, embeddings, plan, number=1, asked=None, stop=lambda: False):
     asked = [] if asked is None else asked
     oracle = LabelOracle(LABELS)
-    train.buy_round(sampler, oracle, embeddings, plan, asked=asked.append, stop=stop)
+    train.buy_round(sampler, oracle, embeddings, plan, number, asked=asked.append, stop=stop)
 
 
 def test_asking_ends_once_the_bound_is_high_enough():
@@ -388,7 +388,7 @@ def fit(hooks, *, asked=None, learning_rate=0.05, **changes):
         state,
         key(0, state),
         sampler,
-        lambda embeddings: buy(sampler, embeddings, whole, asked),
+        lambda number, embeddings: buy(sampler, embeddings, whole, number, asked),
         step=step,
         feed=feed,
         embed=embed,

@@ -565,8 +565,7 @@ class Sampler:
         if cost > self.left:
             raise UserError(
                 f"{cost} judgements were told and {self.left} of the budget of {self.budget} are "
-                "left; start a new workdir with a larger asking.budget, which oracle.prior lets "
-                "begin with the answers.jsonl of this one"
+                "left; raise the budget: a sampler with a larger one goes on from the same journal"
             )
         if answers and self._journal is not None:
             self._journal.append(answers)
