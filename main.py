@@ -42,6 +42,14 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where all files go; runs/NAME by default.")
 
 
+# What Python and Absl say of a value that cannot be read -> what should have been given.
+_WANTED = {
+    r"invalid literal for int\(\) with base 10": "it must be a whole number",
+    "could not convert string to float": "it must be a number",
+    "Non-boolean argument to boolean flag": "it must be True or False",
+}
+
+
 def parse(argv: list[str]) -> tuple[ConfigDict, str]:
     """The config and the workdir that a command line asks for; a UserError says what is wrong."""
     given = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
@@ -76,6 +84,8 @@ def _misread(error: Exception) -> str:
         said = said.args[0]  # may hold another, and the string of that is quoted and escaped
     # Absl shows what was raised by its arguments, all of them in brackets.
     text = re.sub(r"\('(.*)', '(.*)'\)$", r"\1: \2", " ".join(str(said).split()))
+    for python, plain in _WANTED.items():
+        text = re.sub(rf"{python}: .*", plain, text)
     if text.strip("'").isidentifier():
         text = f"there is no option {text}; those of a section are named with it"
     return text

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pal_jax import pictures, synthetic
-from pal_jax.errors import UserError, nearest, pick
+from pal_jax.errors import UserError, at_home, nearest, pick
 from pal_jax.records import Records
 
 # Below this spread a channel or feature counts as constant: there is nothing to scale.
@@ -180,6 +180,9 @@ def load(
         UserError: there is no such source, or nothing in it that can be used.
     """
     kind, colon, where = name.partition(":")
+    if kind not in LOADERS and (path := at_home(name)).exists():
+        form = "folder" if path.is_dir() else "arrays"
+        raise UserError(f"data set {name!r} does not say what it is; write {form}:{name}")
     loader = pick(LOADERS, kind, "data set")
     if stream and kind not in STREAMED:
         raise UserError(
@@ -205,6 +208,13 @@ def load(
         cache=cache,
     )
     return dataclasses.replace(dataset, name=name)
+
+
+def _instead(path: Path) -> str:
+    """What is at `path`, where something else should be."""
+    if path.is_dir():
+        return "is a folder"
+    return "is a file" if path.exists() else "does not exist"
 
 
 def _index_ids(n: int) -> np.ndarray:
@@ -330,9 +340,12 @@ def _streamed_labels(
     if key is None:
         return None
     name = f"{where.replace('/', '-').replace(':', '-')}-{records.stamp.hex()}.labels.npy"
-    path = None if cache is None else Path(cache).expanduser() / name
-    if path is not None and (kept := _kept_labels(path, n)) is not None:
-        return kept
+    path = None if cache is None else at_home(cache) / name
+    if path is not None:
+        if path.parent.exists() and not path.parent.is_dir():
+            raise UserError(f"data.cache={cache} is a file; name a folder, new or old")
+        if (kept := _kept_labels(path, n)) is not None:
+            return kept
     labels = np.empty(n, np.int64)
     found = pictures.progress(_in_batches(opened.source, n), n, f"reading labels of {where}")
     for row, record in enumerate(found):
@@ -370,9 +383,12 @@ def _tfds_folder(where: str, data_dir: str | None) -> Path:
     """data_dir/NAME[/CONFIG]/VERSION, the newest version unless one is named."""
     if not data_dir:
         raise UserError(f"tfds:{where} needs data_dir, the folder that holds the TFDS sets")
-    base = Path(data_dir).expanduser()
+    base = at_home(data_dir)
     if not base.is_dir():
-        raise UserError(f"the TFDS folder {base} does not exist")
+        raise UserError(
+            f"the TFDS folder {base} {_instead(base)}; set data.data_dir to the folder that holds "
+            "the TFDS sets"
+        )
     folder = base / where.replace(":", "/")
     if not folder.is_dir():
         there = sorted(path.name for path in base.iterdir() if path.is_dir())
@@ -450,17 +466,16 @@ def load_folder(where: str, *, limit: int, image_size: int, **_: Any) -> Dataset
     images and none lies at the top, the subfolder is the label; else there are no labels. What
     cannot be read is named in `skipped`.
     """
-    folder = Path(where).expanduser()
+    folder = at_home(where)
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"the image folder {folder} {what}; name a folder of images")
+        raise UserError(f"the image folder {folder} {_instead(folder)}; name a folder of images")
     paths, left_out = pictures.find(folder)
     images, rows, broken = pictures.decode_folder(folder, paths[: limit or None], image_size)
     skipped = (*left_out, *broken)
     if not len(rows):
         why = f"; the first of {len(skipped)} skipped is {skipped[0]}" if skipped else ""
         kinds = ", ".join(suffix[1:] for suffix in pictures.SUFFIXES)
-        raise UserError(f"{folder} has no image that can be read ({kinds}){why}")
+        raise UserError(f"{folder} has no image that can be read ({kinds}){why}; name one that has")
     paths = [paths[row] for row in rows]
     tops = [path.partition("/")[0] if "/" in path else "" for path in paths]
     names, labels = np.unique(tops, return_inverse=True)
@@ -481,7 +496,7 @@ def load_arrays(where: str, *, limit: int, **_: Any) -> Dataset:
     distinct values, sorted, are the classes. A negative number is the usual mark of a sample
     without a label, and stays -1; with nothing else there are no labels.
     """
-    x, y = _read_npz(Path(where).expanduser())
+    x, y = _read_npz(at_home(where))
     if not x.ndim or not len(x):
         raise UserError(f"x of {where} holds no samples (its shape is {x.shape})")
     inputs = _features(x, where) if x.ndim == 2 else _images(x, where)
@@ -501,7 +516,9 @@ def load_arrays(where: str, *, limit: int, **_: Any) -> Dataset:
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if not path.is_file():
-        raise UserError(f"the array file {path} does not exist")
+        raise UserError(
+            f"the array file {path} {_instead(path)}; name one that numpy.savez(path, x=x) wrote"
+        )
     try:
         # Opened here, since np.load leaves the file open when its zip is broken.
         with path.open("rb") as stream:
@@ -547,7 +564,7 @@ def _images(x: np.ndarray, where: str) -> np.ndarray:
     if x.dtype.kind not in "iu" or images.min() < 0 or images.max() > 255:
         raise UserError(
             f"images of {where} must be whole numbers 0 .. 255 (uint8), not {x.dtype} from "
-            f"{images.min()} to {images.max()}"
+            f"{images.min()} to {images.max()}; save them so, or as features [n, d]"
         )
     return images.astype(np.uint8)
 

@@ -1,7 +1,9 @@
 """Mistakes of a user: one sentence each, which main.py prints without a traceback."""
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -52,6 +54,18 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
             f"unknown {what} {name!r}{nearest(name, table)}; there are: {', '.join(sorted(table))}"
         )
     return table[name]
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """`path` with ~ for the user's own folder: shells leave it alone behind "--workdir=".
+
+    Raises:
+        UserError: nobody of that name has one.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path} is in the home folder of nobody here; write it out") from None
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop

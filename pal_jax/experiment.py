@@ -652,10 +652,13 @@ def _program_oracle(config: Config, pool: data.Dataset) -> OracleMaker:
     )
     program = make().command[0]
     if shutil.which(program) is None:
-        raise UserError(
-            f"config.oracle.command={config.oracle.command!r} cannot be run: there is no program "
-            f"{program!r} on the PATH; give its full path"
-        )
+        why = f"there is no program {program!r} on the PATH; give its full path"
+        if Path(program).is_file():
+            why = (
+                f"{program} is no program by itself; name what runs it as well, such as "
+                f"'python {program}'"
+            )
+        raise UserError(f"config.oracle.command={config.oracle.command!r} cannot be run: {why}")
     return lambda history, stop: make(stop=stop)
 
 
@@ -694,7 +697,7 @@ def build_prior(config: Config, pool: data.Dataset) -> oracles.AnswerFile:
     ids = [i for answer in prior.answers for pair in answer.judgements for i in pair[:2]]
     if not ids or max(ids) >= len(pool):
         there = f"the {len(pool)} samples of {config.data.name}"
-        what = f"names none of {there}"
+        what = f"names none of {there}" if prior.left_out else "holds no answer"
         if ids:
             what = f"speaks of sample {max(ids)}, and {there} are numbered from 0"
         raise UserError(

@@ -92,7 +92,8 @@ def start(coordinator: str, processes: int, process: int, timeout: float) -> Non
     )
     advice = (
         f"start all {f'{processes} ' if processes else ''}of them with the same hosts.coordinator "
-        "and hosts.processes, each with its own hosts.process, and let that port through"
+        "and hosts.processes, each with its own hosts.process, and let that port through, or take "
+        "another where it is in use"
     )
     try:
         _join(

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from etils import epath
 
-from pal_jax.errors import UserError
+from pal_jax.errors import UserError, at_home
 
 IDENTITY_FILE = "config.json"
 JOURNAL_FILE, JOURNAL_OWNER = "journal.sqlite", "journal.json"  # the second: where it lies apart
@@ -54,7 +54,7 @@ def locate(workdir: str, journal: str) -> tuple[Path, Path]:
         UserError: it is at another URL, or gs:// without what that needs.
     """
     if "://" not in workdir:
-        return Path(workdir), Path(journal or workdir)
+        return at_home(workdir), at_home(journal or workdir)
     if not workdir.startswith("gs://"):
         raise UserError(
             f"--workdir={workdir} is neither a local folder nor on gs://; name one of the two"
@@ -65,7 +65,7 @@ def locate(workdir: str, journal: str) -> tuple[Path, Path]:
             "requirements/tpu.txt, or name a local folder"
         )
     below = workdir.removeprefix("gs://").strip("/")
-    return cast(Path, epath.Path(workdir)), Path(journal or f"runs/{below}")
+    return cast(Path, epath.Path(workdir)), at_home(journal or f"runs/{below}")
 
 
 def check(path: Path, local: Path, identity: Mapping[str, Any], *, free: float) -> list[int]:

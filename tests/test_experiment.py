@@ -322,6 +322,12 @@ def test_a_run_goes_on_by_another_path_to_the_same_data_and_says_what_is_other(t
         build("other")
 
 
+def test_a_workdir_may_lie_in_ones_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert workdir.locate("~/run", "") == (tmp_path / "run", tmp_path / "run")
+    assert workdir.locate("here", "~/journal") == (Path("here"), tmp_path / "journal")
+
+
 def test_a_raised_budget_is_written_by_who_holds_the_journal_and_is_none_where_nobody_asks(
     tmp_path,
 ):

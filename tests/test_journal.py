@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import pathlib
@@ -200,6 +201,25 @@ def test_a_journal_that_was_taken_away_leaves_nothing_behind(path):
     path.unlink()
     with Journal(path) as journal:
         assert journal.answers() == []
+
+
+def test_a_line_that_was_changed_by_hand_is_named_with_what_to_do(path):
+    with Journal(path) as journal:
+        journal.append([answer(0), answer(1)])
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        query = "SELECT sql FROM sqlite_schema WHERE name = 'no_update'"
+        ((trigger,),) = db.execute(query).fetchall()
+        for statement in (
+            "DROP TRIGGER no_update",
+            "UPDATE answers SET answer = 'alike' WHERE position = 2",
+            trigger,
+        ):
+            db.execute(statement)
+    with (
+        Journal(path) as journal,
+        pytest.raises(UserError, match=r"answer 2 of the journal .* damaged .*; remove it and"),
+    ):
+        journal.answers()
 
 
 def test_wall_times_are_kept_but_not_in_the_answers(path):

@@ -32,6 +32,9 @@ def _files(tmp):
         Image.new("RGB", (9, 9), name == "a").save(tmp / "few" / f"{name}.png")
     (tmp / "file.txt").write_text("text")
     (tmp / "text.npz").write_text("text")
+    (tmp / "labels.csv").write_text("file,label\na.png,cat\n")
+    (tmp / "nothing.jsonl").write_text("\n")
+    (tmp / "answer.py").write_text("print()\n")
     _arrays(tmp / "nox.npz", images=x)
     _arrays(tmp / "unlabelled.npz", x=x)
     _arrays(tmp / "short.npz", x=x, y=np.zeros(7, np.int64))
@@ -83,13 +86,19 @@ CASES = {
     "unknown section": ([PAL, "--config.askng.budget=7"], ["askng", "asking"]),
     "key of a value": ([PAL, "--config.seed.x=7"], ["seed"]),
     "section as a value": ([PAL, "--config.asking=7"], ["asking"]),
-    "word for a number": ([PAL, "--config.train.steps=many"], ["train.steps", "many"]),
-    "fraction for a count": ([PAL, "--config.asking.budget=2.5"], ["asking.budget", "2.5"]),
+    "word for a number": (
+        [PAL, "--config.train.learning_rate=high"],
+        ["--config.train.learning_rate=high: it must be a number"],
+    ),
+    "fraction for a count": (
+        [PAL, "--config.asking.budget=2.5"],
+        ["--config.asking.budget=2.5: it must be a whole number"],
+    ),
     "stray argument": ([PAL, "seed=1"], ["'seed=1'", "--config.seed=1"]),
     "an option without its section": ([PAL, "--config.budget=3"], ["no option 'budget'"]),
     "word for a yes or no": (
         [PAL, "--config.data.labels=maybe"],
-        ["labels=maybe: Non-boolean argument to boolean flag: maybe"],
+        ["labels=maybe: it must be True or False"],
     ),
     "unknown flag with a section": ([PAL, "--conifg.seed=1"], ["conifg.seed", "mean 'config'"]),
     "unknown flag": ([PAL, "--wrkdir=x"], ["wrkdir", "workdir"]),
@@ -122,12 +131,24 @@ CASES = {
     ),
     "warm-up without end": ([PAL, "--config.train.warmup_steps=9999"], ["warmup_steps=9999"]),
     "batch larger than the data": ([PAL, "--config.train.batch_size=2048"], ["2048", "1797"]),
+    "data without a kind": (
+        [SSL, "--config.data.name={tmp}/few"],
+        ["{tmp}/few", "write folder:{tmp}/few"],
+    ),
+    "folder in the home of nobody": (
+        [SSL, "--config.data.name=folder:~nobody-here/x"],
+        ["~nobody-here/x", "write it out"],
+    ),
     "folder missing": ([SSL, "--config.data.name=folder:{tmp}/nowhere"], ["{tmp}/nowhere"]),
     "folder empty": ([SSL, "--config.data.name=folder:{tmp}/empty"], ["{tmp}/empty"]),
     "folder is a file": ([SSL, "--config.data.name=folder:{tmp}/file.txt"], ["file.txt is a file"]),
     "all pictures broken": ([SSL, "--config.data.name=folder:{tmp}/broken"], ["a.png"]),
     "few pictures": ([SSL, "--config.data.name=folder:{tmp}/few"], ["256", "train.batch_size"]),
-    "npz missing": ([SSL, "--config.data.name=arrays:{tmp}/no.npz"], ["{tmp}/no.npz"]),
+    "npz missing": (
+        [SSL, "--config.data.name=arrays:{tmp}/no.npz"],
+        ["{tmp}/no.npz does not exist", "numpy.savez"],
+    ),
+    "npz is a folder": ([SSL, "--config.data.name=arrays:{tmp}/few"], ["{tmp}/few is a folder"]),
     "npz unreadable": (
         [SSL, "--config.data.name=arrays:{tmp}/text.npz"],
         ["text.npz is not a whole .npz file"],
@@ -178,6 +199,10 @@ CASES = {
         [SSL, "--config.data.stream=True"],
         ["'digits' cannot be streamed", "data.stream=False"],
     ),
+    "TFDS folder is a file": (
+        [SSL, "--config.data.name=tfds:mnist", "--config.data.data_dir={tmp}/file.txt"],
+        ["{tmp}/file.txt is a file", "data.data_dir"],
+    ),
     "TFDS set not there": (
         [SSL, "--config.data.name=tfds:mnist", "--config.data.data_dir={tmp}/empty"],
         ["mnist", "{tmp}/empty"],
@@ -185,7 +210,15 @@ CASES = {
     "file oracle without a file": ([PAL, "--config.oracle.name=file"], ["oracle.file"]),
     "answers missing": (
         [PAL, "--config.oracle.name=file", "--config.oracle.file={tmp}/no.jsonl"],
-        ["{tmp}/no.jsonl"],
+        ["from {tmp}/no.jsonl (No such file or directory); name a file"],
+    ),
+    "answers are a folder": (
+        [PAL, "--config.oracle.name=file", "--config.oracle.file={tmp}/few"],
+        ["from {tmp}/few (Is a directory); name a file"],
+    ),
+    "answers are no text": (
+        [PAL, "--config.oracle.name=file", "--config.oracle.file={tmp}/few/a.png"],
+        ["a.png (not text in UTF-8); name a file"],
     ),
     "answers about other data": (
         [PAL, "--config.oracle.name=file", "--config.oracle.file={tmp}/named.jsonl"],
@@ -200,7 +233,22 @@ CASES = {
         [PAL, "--config.oracle.name=program", "--config.oracle.command=no-such-program x"],
         ["no-such-program"],
     ),
-    "prior missing": ([PAL, "--config.oracle.prior={tmp}/no.jsonl"], ["{tmp}/no.jsonl"]),
+    "a script for a program": (
+        [PAL, "--config.oracle.name=program", "--config.oracle.command={tmp}/answer.py"],
+        ["answer.py", "'python {tmp}/answer.py'"],
+    ),
+    "prior missing": (
+        [PAL, "--config.oracle.prior=missing.csv"],
+        ["from missing.csv (No such file or directory); name a file such as the answers.jsonl"],
+    ),
+    "prior of another kind": (
+        [PAL, "--config.oracle.prior={tmp}/labels.csv"],
+        ["line 1 of {tmp}/labels.csv", '{"anchor": 3, "candidates": [5]', "not 'file,label'"],
+    ),
+    "prior with nothing in it": (
+        [PAL, "--config.oracle.prior={tmp}/nothing.jsonl"],
+        ["config.oracle.prior={tmp}/nothing.jsonl holds no answer;"],
+    ),
     "prior of other names": (
         [PAL, "--config.oracle.prior={tmp}/named.jsonl"],
         ["names none of the 1797 samples of digits"],
@@ -233,6 +281,10 @@ CASES = {
         ["--config.checkpoint.journal={tmp}/file.txt is a file"],
     ),
     "workdir is a file": ([PAL, "--workdir={tmp}/file.txt"], ["file.txt", "is a file"]),
+    "workdir in the home of nobody": (
+        [PAL, "--workdir=~nobody-here/x"],
+        ["~nobody-here/x", "write it out"],
+    ),
     "workdir below a file": ([PAL, "--workdir={tmp}/file.txt/x"], ["file.txt"]),
     "too little disk": ([PAL, "--config.checkpoint.free=1e9"], ["GiB", "checkpoint.free"]),
     "cloud workdir without its extra": (

@@ -207,10 +207,16 @@ def test_a_contradictory_or_broken_file_names_its_line(tmp_path, text):
     path = tmp_path / "a.jsonl"
     good = json.dumps(answer_to_dict(TRUTH[0]))
     path.write_bytes(f"{good}\n{text}\n".encode("utf-8", "surrogateescape"))
-    with pytest.raises(UserError, match=r"line 2|cannot be read"):
+    with pytest.raises(UserError, match=r"line 2|not text in UTF-8"):
         oracles.FileOracle(path)
     with pytest.raises(UserError):
         oracles.FileOracle(tmp_path / "missing.jsonl")
+
+
+def test_answers_may_lie_in_ones_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.jsonl").write_text(json.dumps(answer_to_dict(TRUTH[0])))
+    assert oracles.read_answers("~/a.jsonl") == [TRUTH[0]]
 
 
 FIRST_ONLY = 'import sys; print(\'{"relations": ["alike", "not alike"]}\', flush=True);'

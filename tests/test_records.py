@@ -269,6 +269,13 @@ def test_a_full_disk_leaves_no_part_of_the_labels(imagenet, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_cache_that_is_a_file_is_told_and_left_alone(imagenet, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UserError, match=r"data\.cache=.*notes is a file; name a folder"):
+        labels_kept_in(tmp_path / "notes", imagenet)
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -28,7 +28,10 @@ _SCHEMA = (
 )
 
 
-_INSTEAD = "remove it and the -wal and -shm beside it, and put a copy in its place"
+_INSTEAD = (
+    "remove it and the -wal and -shm beside it, and put a copy in its place; without one, the "
+    "answers up to the newest checkpoint come back from that"
+)
 
 
 class Journal:
@@ -218,4 +221,6 @@ def _parse(path: pathlib.Path, position: int, text: str) -> Answer:
     try:
         return answer_from_dict(json.loads(text))
     except (UserError, ValueError, RecursionError) as error:
-        raise UserError(f"answer {position} of the journal {path}: {error}") from error
+        raise UserError(
+            f"answer {position} of the journal {path} is damaged ({error}); {_INSTEAD}"
+        ) from error

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 import queue
 import shlex
 import signal
@@ -29,7 +28,7 @@ from pal_jax.active.questions import (
     ordered,
     question_to_dict,
 )
-from pal_jax.errors import Interrupted, UserError
+from pal_jax.errors import Interrupted, UserError, at_home
 
 _LONGEST_LINE = 1 << 20  # characters; a program that never ends its line fills no memory
 _LAST_LINES = 1.0  # seconds in which what a program has written still counts after a stop
@@ -414,23 +413,37 @@ def read_answer_file(
     """
     row_of = None if names is None else {name: row for row, name in enumerate(names)}
     try:
-        text = pathlib.Path(path).read_text("utf-8-sig")  # tools of Windows like to mark theirs
+        text = at_home(path).read_text("utf-8-sig")  # tools of Windows like to mark theirs
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the answers in {path} cannot be read: {error}") from error
+        reason = "not text in UTF-8" if isinstance(error, ValueError) else error.strerror
+        raise UserError(
+            f"no answers can be read from {path} ({reason}); name a file such as the answers.jsonl "
+            "of a run"
+        ) from error
     found: list[tuple[int, Answer | None]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                entry = json.loads(line)
+                entry = _json(line)
                 answer = answer_from_dict(entry)
                 if row_of is not None and "names" in entry:
                     answer = _by_name(answer, entry["names"], row_of)
                 found.append((number, answer))
-            except (UserError, ValueError, RecursionError) as error:  # also numbers without end
+            except UserError as error:
                 raise UserError(f"line {number} of {path} is not an answer: {error}") from error
     here = [(number, answer) for number, answer in found if answer is not None]
     lines, answers = [number for number, _ in here], [answer for _, answer in here]
     return AnswerFile(answers, lines, len(found) - len(here))
+
+
+def _json(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):  # also numbers without end
+        raise UserError(
+            'each line must be JSON such as {"anchor": 3, "candidates": [5], "relations": '
+            f'["alike"], "oracle": "me"}}, not {line[:80]!r}'
+        ) from None
 
 
 def _by_name(answer: Answer, names: Any, row_of: Mapping[str, int]) -> Answer | None:
