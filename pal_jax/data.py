@@ -538,7 +538,10 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
                 f"{path} cannot be read as a plain .npz file: it holds Python objects; save x as "
                 "an array of numbers, and y as one of whole numbers or text"
             ) from None
-        raise UserError(f"{path} cannot be read as a plain .npz file: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(
+            f"{path} cannot be read as a plain .npz file: {reason}; mend it, or name another"
+        ) from error
 
 
 def _features(x: np.ndarray, where: str) -> np.ndarray:

@@ -38,7 +38,10 @@ def sentence(error: Exception) -> str:
             f"gs:// failed ({type(error).__name__}: {told}); see that the bucket is there and that "
             "your credentials may write to it, and start the same command again: it goes on"
         )
-    return f"{error.filename or 'a file'}: {error.strerror or error}"
+    return (
+        f"{error.filename or 'a file'}: {error.strerror or error}; mend that and start the same "
+        "command again: it goes on"
+    )
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -60,6 +60,7 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 # Losses that treat the views of a batch as blocks: moments of each, pairs across them.
 _PER_VIEW = ("vicreg", "barlow_twins", "spectral_contrastive")
 
+_MOST_WRONG = 0.49  # share of wrong answers; at one half they say nothing, above the opposite
 # key -> (least, most) of what may stand there; every other check needs more than one value.
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
@@ -89,9 +90,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "loss.vicreg.covariance": (0.0, math.inf),
     "loss.simclr.temperature": (1e-3, math.inf),
     "loss.barlow_twins.offdiagonal": (0.0, math.inf),
-    "oracle.flip": (0.0, 0.49),
+    "oracle.flip": (0.0, _MOST_WRONG),
     "oracle.timeout": (0.1, 1e6),
-    "oracle.prior_error": (-1.0, 0.49),
+    "oracle.prior_error": (-1.0, _MOST_WRONG),
     "asking.budget": (1, math.inf),
     "asking.audit": (0, math.inf),
     "asking.stop": (0.0, 0.9999),
@@ -99,7 +100,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "asking.at_once": (1, math.inf),
     "asking.candidates": (1, 64),
     "asking.refit": (0, math.inf),
-    "asking.error_rate": (-1.0, 0.49),
+    "asking.error_rate": (-1.0, _MOST_WRONG),
     "train.rounds": (1, math.inf),
     "train.steps": (1, math.inf),
     "train.first": (0.0, 0.99),
@@ -324,6 +325,8 @@ def check(config: Config) -> None:
         if not (finite and least <= value <= most):
             bounds = "" if finite else "a finite number, "
             bounds += f"at least {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
+            if most == _MOST_WRONG < value:
+                bounds += ", since what is wrong half of the time says nothing"
             raise UserError(f"config.{key}={given} cannot work; it must be {bounds}")
     for key in ("asking.error_rate", "oracle.prior_error"):
         if values[key] is not None and -1.0 < values[key] < 0.0:

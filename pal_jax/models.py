@@ -63,7 +63,7 @@ def build(
     """
     if len(projector) != 3 or not all(isinstance(size, int) for size in projector):
         raise UserError(
-            f"a projector is three whole numbers (hidden, layers, out), not {projector}"
+            f"model.projector={projector} must be three whole numbers: (hidden, layers, out)"
         )
     hidden, layers, out = projector
     for name, size, works in (
@@ -72,7 +72,7 @@ def build(
         ("patch", patch, patch >= 1),
     ):
         if not works:
-            raise UserError(f"sizes must be positive, not {name}={size}")
+            raise UserError(f"model.{name}={size} cannot work; its sizes must be positive")
     compute = pick(DTYPES, dtype, "dtype")
     pick(STEMS, stem, "stem")
     net = _Network(

@@ -136,6 +136,18 @@ def test_what_cannot_be_a_data_set_is_said_in_a_sentence(name, options, message)
         data.load(name, **options)
 
 
+def test_a_file_that_may_not_be_read_is_told_without_an_error_number(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.zeros((4, 2)))
+
+    def refused(self, *_):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(path), "open", refused)
+    with pytest.raises(UserError, match=r"\.npz file: Permission denied; mend it, or name another"):
+        data.load(f"arrays:{path}")
+
+
 def test_digits_are_the_real_ones():
     from sklearn.datasets import load_digits
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pal_jax.errors import sentence
+
 ROOT = Path(__file__).parent.parent
 PAL = "--config=configs/pal_active.py"
 SSL = "--config=configs/ssl.py"
@@ -119,6 +121,10 @@ CASES = {
     "too little a round": ([PAL, "--config.asking.per_round=1"], ["asking.per_round=1", "0 to"]),
     "no round to ask in": ([PAL, "--config.train.rounds=1"], ["train.rounds=1", "at least 2"]),
     "flip of more than half": ([PAL, "--config.oracle.flip=0.7"], ["oracle.flip=0.7", "0.49"]),
+    "as many wrong answers as right": (
+        [PAL, "--config.asking.error_rate=0.5"],
+        ["error_rate=0.5", "at most 0.49, since what is wrong half of the time says nothing"],
+    ),
     "a negative rate of errors": ([PAL, "--config.asking.error_rate=-.5"], ["rate=-0.5", "or -1"]),
     "a negative prior rate": ([PAL, "--config.oracle.prior_error=-.5"], ["error=-0.5", "or -1"]),
     "one view": ([PAL, "--config.views.count=1"], ["views.count=1", "at least 2"]),
@@ -167,7 +173,10 @@ CASES = {
     "mistyped key in a config": (["--config={tmp}/typo.py"], ["typo.py", "bugdet", "budget"]),
     "nothing for a number": (["--config={tmp}/nothing.py"], ["train.steps=None", "at least 1"]),
     "a config of one's own": (["--config={tmp}/own.py"], ["lacks", "configs.default"]),
-    "two sizes of a projector": ([PAL, "--config.model.projector=(256,2)"], ["(256, 2)", "three"]),
+    "two sizes of a projector": (
+        [PAL, "--config.model.projector=(256,2)"],
+        ["projector=(256, 2)", "three"],
+    ),
     "a word in a projector": ([PAL, "--config.model.projector=('a',2,3)"], ["'a'", "three"]),
     "endless shift": ([PAL, "--config.views.shift=inf"], ["views.shift=inf", "finite"]),
     "endless labels": ([SSL, "--config.graph.labelled=inf"], ["graph.labelled=inf"]),
@@ -367,3 +376,8 @@ def test_help_is_no_mistake():
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0
     assert "--config=configs/pal_active.py" in done.stdout
+
+
+def test_what_the_system_refuses_says_what_to_do():
+    told = sentence(PermissionError(13, "Permission denied", "run/config.json"))
+    assert told.startswith("run/config.json: Permission denied; mend that and start the same")

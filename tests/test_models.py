@@ -245,7 +245,7 @@ def test_statistics_are_those_of_the_global_batch(name):
         ({"stem": "cifar10"}, "did you mean 'cifar'"),
         ({"projector": (0, 2, 8)}, "sizes must be positive"),
         ({"projector": (8, -1, 8)}, "sizes must be positive"),
-        ({"projector": (-1, 2, 8)}, r"sizes must be positive, not projector=\(-1, 2, 8\)$"),
+        ({"projector": (-1, 2, 8)}, r"model\.projector=\(-1, 2, 8\) cannot work; its sizes"),
         ({"width": -1}, "sizes must be positive"),
     ],
     ids=str,
