@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pal_jax.active import field as field_lib
 from pal_jax.active.field import NOISE, Field
 
 N = 150
@@ -60,8 +61,10 @@ def test_mean_variance_and_covariance_are_those_of_the_textbook(block):
     np.testing.assert_allclose(found, covariance[np.ix_(rows, columns)], atol=1e-4)
 
 
+@pytest.mark.parametrize("stripe", [7, 128])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_left_out_is_the_regression_without_that_node(block):
+def test_left_out_is_the_regression_without_that_node(block, stripe, monkeypatch):
+    monkeypatch.setattr(field_lib, "_STRIPE", stripe)
     one, labels = field(NODES, block=block), labels_of(NODES)
     for k, node in enumerate(NODES):
         rest = [other for other in NODES if other != node]

@@ -7,6 +7,7 @@ import numpy as np
 NOISE = 0.01  # variance of a label around the smooth function of the kernel
 _FLOOR = 0.02  # of a variance that others are measured by
 _FIRST = 64  # placed samples that fit before memory is doubled
+_STRIPE = 128  # rows of L^-1 that are used twice while they are in the cache
 
 # ([R] rows, [C] columns) -> [R, C] float32, 1 for a sample and itself
 Kernel = Callable[[np.ndarray, "np.ndarray | slice"], np.ndarray]
@@ -135,8 +136,11 @@ class Field:
     def left_out(self, labels: np.ndarray) -> np.ndarray:
         """[m, C] posterior mean at each node as if its own label were not known."""
         m = len(self._nodes)
-        inverse = self._inverse[:m, :m]
-        weights = inverse.T @ (inverse @ labels)
+        weights = np.zeros(labels.shape)
+        for start in range(0, m, _STRIPE):  # A^-1 = L^-T L^-1, of which half is zeros
+            end = min(start + _STRIPE, m)
+            rows = self._inverse[start:end, :end]
+            weights[:end] += rows.T @ (rows @ labels[:end])
         return labels - weights / self._precision()[:, None]
 
     def left_out_variance(self) -> np.ndarray:
@@ -148,7 +152,8 @@ class Field:
         out = self._precisions
         if out is None:
             m = len(self._nodes)
-            self._precisions = out = np.square(self._inverse[:m, :m]).sum(axis=0)
+            inverse = self._inverse[:m, :m]
+            self._precisions = out = np.einsum("ij,ij->j", inverse, inverse)
         return out
 
     def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
