@@ -119,6 +119,30 @@ def test_a_chain_of_yes_may_lead_through_a_later_sample():
     assert (found.pair, found.position, found.against) == ((0, 1), 4, (0, 2))
 
 
+@pytest.mark.parametrize("known", [None, np.where(np.arange(N) < 4, np.arange(N) % 2, -1)])
+@hypothesis.given(st.lists(st.sampled_from(FEW)), st.lists(st.sampled_from(FEW)), st.randoms())
+def test_a_copy_goes_its_own_way(known, before, after, random):
+    before, after = ([say(*pair, random.choice(list(Relation))) for pair in pairs]
+                     for pairs in (before, after))  # fmt: skip
+    relations = Relations(N, known)
+    relations.add(before)
+    twin = relations.copy()
+    twin.add(after)
+    for found, told in ((relations, before), (twin, before + after)):
+        fresh = Relations(N, known)
+        fresh.add(told)
+        np.testing.assert_array_equal(found.groups(), fresh.groups())
+        for i, j in PAIRS:
+            assert found.relation(i, j) is fresh.relation(i, j)
+            assert found.asked(i, j) == fresh.asked(i, j)
+        assert found.apart(0) == fresh.apart(0)
+        assert found.unsure() == fresh.unsure()
+        assert found.contradictions() == fresh.contradictions()
+        assert found.judgements().oracles == fresh.judgements().oracles
+        np.testing.assert_array_equal(found.judgements().relation, fresh.judgements().relation)
+        np.testing.assert_array_equal(found.joined(), fresh.joined())
+
+
 def test_the_same_pair_is_decided_by_its_majority():
     relations = Relations(2)
     expected = [ALIKE, UNKNOWN, NOT_ALIKE, NOT_ALIKE]

@@ -1,6 +1,7 @@
 """What follows from the answers: groups, groups known apart, and the answers that disagree."""
 
 import collections
+import copy
 import dataclasses
 import heapq
 from collections.abc import Iterable, Mapping
@@ -91,6 +92,15 @@ class Relations:
         self._consistent = True  # no answer so far disagreed with those before it
         self._stale = False
         self._start()
+
+    def copy(self) -> "Relations":
+        """The same, which takes in other answers from now on; O(judgements)."""
+        twin = copy.copy(self)
+        twin._votes = collections.defaultdict(list, {p: [*v] for p, v in self._votes.items()})
+        twin._apart = collections.defaultdict(dict, {a: {**v} for a, v in self._apart.items()})
+        twin._unsure, twin._said, twin._oracles = [*self._unsure], [*self._said], {**self._oracles}
+        twin._parent, twin._label = self._parent.copy(), self._label.copy()
+        return twin
 
     def add(self, answers: Iterable[Answer]) -> None:
         """Takes them in; O(judgements) unless one of them disagrees with those before."""

@@ -1,6 +1,5 @@
 """Which questions to ask next: functions of what is known, each with the same arguments."""
 
-import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -143,7 +142,7 @@ def uncompared_groups(knowledge: Knowledge, count: int, rng: np.random.Generator
 
 def expected_sureness(knowledge: Knowledge, count: int) -> tuple[float, float]:
     """Mean probability of the partition now, and after `count` more answers as expected."""
-    relations = copy.deepcopy(knowledge.relations)
+    relations = knowledge.relations.copy()
     before = infer(knowledge.geometry, relations, knowledge.trust)
     oracle = _oracle(knowledge)
     ideas = _together(knowledge, count)
@@ -239,7 +238,7 @@ def _together(knowledge: Knowledge, count: int) -> list[_Idea]:
             told += _about_groups(idea, _oracle(knowledge))
         if len(ideas) < count:
             if relations is knowledge.relations:
-                relations = copy.deepcopy(relations)
+                relations = relations.copy()
                 believing = dataclasses.replace(knowledge, relations=relations)
             relations.add(told)
     return ideas
@@ -258,7 +257,7 @@ def _one_by_one(
     knowledge: Knowledge, count: int, find: Callable[[Knowledge, Posterior], _Idea | None]
 ) -> list[Question]:
     """Each question as if those before had got their most probable answers."""
-    relations = copy.deepcopy(knowledge.relations) if count > 1 else knowledge.relations
+    relations = knowledge.relations.copy() if count > 1 else knowledge.relations
     questions: list[Question] = []
     while len(questions) < count:
         believing = dataclasses.replace(knowledge, relations=relations)
