@@ -265,10 +265,13 @@ def _likeliest(
     the model under which these are likeliest. What is asked about is what looks leave open, so
     that answers alone would trust too little in looks about the rest.
     """
-    models = _worth(fields, belief, *_believed(belief, heard, unit, hard))
+    told = [_believed(belief, heard, unit, hard)]
+    if not hard:
+        told.append(_told(belief, heard, unit))
+    worth = _worth(fields, belief, *(np.stack(each) for each in zip(*told, strict=True)))
+    models, by_answers = worth[0], worth[-1]
     best, refuted = np.unravel_index(models.argmax(), models.shape), False
     if not hard:
-        by_answers = _worth(fields, belief, *_told(belief, heard, unit))
         refuted = bool(by_answers.max() - by_answers[best] > _REFUTED)
         if refuted:
             best = np.unravel_index(by_answers.argmax(), models.shape)
@@ -311,24 +314,25 @@ def _told(belief: Belief, heard: Evidence, unit: np.ndarray) -> tuple[np.ndarray
 def _worth(
     fields: Sequence[Field], belief: Belief, said: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
-    """[F, S, D] log likelihood of what is said of the nodes under the models that are tried.
+    """[T, F, S, D] log likelihood of T things said of the nodes under the models that are tried.
 
     Args:
-        said: [m, C + 1] likelihood of that if a node is of each column.
-        weight: [m] what each node counts.
+        said: [T, m, C + 1] likelihood of that if a node is of each column.
+        weight: [T, m] what each node counts.
     """
-    columns = len(belief.first)
-    known, new = said[:, :-1].sum(axis=1), said[:, -1]
-    out = np.empty((len(fields), len(_SHARPNESS), len(_DOUBT)))
+    columns, doubt = len(belief.first), np.array(_DOUBT)[:, None]
+    known, new = said[:, :, :-1].sum(axis=2), said[:, :, -1]
+    out = np.empty((len(said), len(fields), len(_SHARPNESS), len(_DOUBT)))
     for f, field in enumerate(fields):
         mean, variance = field.left_out(belief.labels), field.left_out_variance()
         for s, sharpness in enumerate(_SHARPNESS):
             score = _score(mean, sharpness)
-            looks = (score * said[:, :-1]).sum(axis=1) / score.sum(axis=1)
-            for d, doubt in enumerate(_DOUBT):  # what `Model.shares` and `said` agree on
-                held = looks + doubt * variance * (known / columns - looks)
-                chance = (1.0 - belief.news) * held + belief.news * new
-                out[f, s, d] = weight @ np.log(surprised(chance, columns + 1))
+            looks = np.einsum("tmc,mc->tm", said[:, :, :-1], score) / score.sum(axis=1)
+            # what `Model.shares` and `said` agree on, of each doubt
+            held = looks[:, None] + doubt * (variance * (known / columns - looks))[:, None]
+            chance = (1.0 - belief.news) * held + (belief.news * new)[:, None]
+            logs = np.log(surprised(chance, columns + 1))
+            out[:, f, s] = (logs @ weight[:, :, None])[:, :, 0]
     out -= _SHARP_STIFFNESS * np.square(np.log(np.array(_SHARPNESS)[:, None] / _SHARP))
     return out - _DOUBT_STIFFNESS * np.square(np.log(np.array(_DOUBT) / _DOUBTED))
 
@@ -347,7 +351,7 @@ def _sweep(
     looks = logits = np.zeros((units, columns + 1))
     members = np.bincount(unit, minlength=units)[:, None]
     variance = model.field.left_out_variance()
-    for _ in range(_SWEEPS):
+    for _ in range(1 if fixed.all() else _SWEEPS):
         mean = model.field.left_out(labels)
         expected = model.shares(mean, variance, np.full(len(unit), news))
         prior = surprised(expected, columns + 1)
