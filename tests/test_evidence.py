@@ -138,6 +138,63 @@ def test_about_units_drops_what_is_about_one_or_none():
     np.testing.assert_array_equal([of.if_alike, of.if_apart], [[0.8], [0.2]])
 
 
+SAID = [(4, 1, 0.9, 0.1), (2, 3, 0.2, 0.8), (1, 4, 0.1, 0.9), (4, 1, 0.9, 0.1), (1, 4, 0.3, 0.1)]
+REPEATED = Evidence(*(np.array(column) for column in zip(*SAID, strict=True)))
+
+
+def ratio(*rows: int) -> float:
+    """if_alike / if_apart of what some rows of SAID say together."""
+    return float(np.prod([SAID[k][2] / SAID[k][3] for k in rows]))
+
+
+def test_all_that_is_said_of_a_pair_is_one_judgement():
+    found = REPEATED.by_pair()
+    pairs = {
+        frozenset((int(i), int(j))): (alike, apart)
+        for i, j, alike, apart in zip(
+            found.first, found.second, found.if_alike, found.if_apart, strict=True
+        )
+    }
+    assert pairs.keys() == {frozenset((1, 4)), frozenset((2, 3))}
+    for pair, rows in (((1, 4), (0, 2, 3, 4)), ((2, 3), (1,))):
+        alike, apart = pairs[frozenset(pair)]
+        assert max(alike, apart) == 1.0
+        assert alike / apart == pytest.approx(ratio(*rows))
+    assert len(REPEATED.at(np.arange(0)).by_pair().first) == 0
+
+
+def test_of_a_pair_and_beside_a_judgement_is_what_all_and_all_others_say():
+    whole, beside = REPEATED.of_pair(), REPEATED.beside()
+    for k, (i, j, _, _) in enumerate(SAID):
+        same = [m for m, said in enumerate(SAID) if {i, j} == {*said[:2]}]
+        assert (whole.first[k], whole.second[k]) == (beside.first[k], beside.second[k]) == (i, j)
+        assert whole.weight[k] == pytest.approx(np.log(ratio(*same)))
+        others = [m for m in same if m != k]
+        assert beside.weight[k] == pytest.approx(np.log(ratio(*others)), abs=1e-12)
+    assert (beside.if_alike[1], beside.if_apart[1]) == (1.0, 1.0)  # nothing, to the bit
+
+
+def test_what_is_said_of_a_pair_without_end_stays_finite():
+    often = REPEATED.at(np.zeros(10_000, np.int64))
+    assert often.by_pair().weight == pytest.approx(50.0)
+    assert np.isfinite(often.beside().weight).all()
+
+
+def test_judgements_that_say_the_same_of_a_pair_are_found():
+    rows, same = REPEATED.distinct()
+    assert sorted(rows.tolist()) == [0, 1, 2, 4]
+    np.testing.assert_array_equal(rows[same], [0, 1, 2, 0, 4])
+    other_way = Evidence(REPEATED.second, REPEATED.first, REPEATED.if_alike, REPEATED.if_apart)
+    np.testing.assert_array_equal(other_way.distinct()[1], same)
+
+
+def test_both_ways_each_row_hears_what_is_said_of_it():
+    found = REPEATED.both_ways
+    assert (np.diff(found.first) >= 0).all()
+    rows = sorted(zip(found.first, found.second, found.if_alike, found.if_apart, strict=True))
+    assert rows == sorted(SAID + [(j, i, *likelihoods) for i, j, *likelihoods in SAID])
+
+
 def test_the_error_is_that_of_the_oracle_heard_last():
     table = np.array([[[0.8, 0.1, 0.1], [0.2, 0.6, 0.2]], [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]])
     expected = (0.1 / 0.9 + 0.2 / 0.8) / 2  # ann, among her answers that are not "not sure"
@@ -195,11 +252,11 @@ def test_an_oracle_that_nothing_contradicts_is_taken_for_one_that_is_never_wrong
     said = [ALIKE if (k % 2 == 1) != (k < wrong) else NOT_ALIKE for k in range(100)]
     answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
     table = rates(answers, Trust(None), alike)
-    assert errs(answers, table, alike, answers, alike, ["ann"]) != never
+    assert errs(answers, table, alike, alike, ["ann"]) != never
     # Of nobody's answers nothing can be told, and "not sure" is no error.
-    assert not errs(answers, table, alike, answers, alike, [])
+    assert not errs(answers, table, alike, alike, [])
     unsure = heard(*[(k % 9, 9, UNKNOWN, "ann") for k in range(100)])
-    assert not errs(unsure, rates(unsure, Trust(None), alike), alike, unsure, alike, ["ann"])
+    assert not errs(unsure, rates(unsure, Trust(None), alike), alike, alike, ["ann"])
 
 
 def test_what_fits_better_if_all_answers_are_proof_is_proof():
@@ -209,14 +266,14 @@ def test_what_fits_better_if_all_answers_are_proof_is_proof():
     answers = heard(*[(k % 9, 9, relation, "ann") for k, relation in enumerate(said)])
     table = rates(answers, Trust(None), alike)
     fits = np.where([relation is ALIKE for relation in said], 0.9, 0.1)
-    assert errs(answers, table, alike, answers, alike, ["ann"])
-    assert not errs(answers, table, alike, answers, fits, ["ann"])
+    assert errs(answers, table, alike, alike, ["ann"])
+    assert not errs(answers, table, alike, fits, ["ann"])
     # What another oracle said is no matter.
     both = heard(*[(k % 9, 9, said[k], "ann" if k < 50 else "bob") for k in range(100)])
     table = rates(both, Trust(None), alike)
     half = np.where(np.arange(100) < 50, fits, 1.0 - fits)
-    assert not errs(both, table, alike, both, half, ["ann"])
-    assert errs(both, table, alike, both, half, ["ann", "bob"])
+    assert not errs(both, table, alike, half, ["ann"])
+    assert errs(both, table, alike, half, ["ann", "bob"])
 
 
 def test_that_an_oracle_errs_is_decided_by_its_odds():
@@ -231,7 +288,7 @@ def test_that_an_oracle_errs_is_decided_by_its_odds():
         prior = np.array([[RIGHT, WRONG, WRONG], [WRONG, RIGHT, WRONG]])
         table = evidence._likeliest_rates(prior, said, alike)[None]
         answers = heard(*[(0, 9, list(Relation)[code], "ann") for code in said])
-        found = errs(answers, table, alike, answers, alike, ["ann"])
+        found = errs(answers, table, alike, alike, ["ann"])
         grid = (np.arange(2_000) + 0.5) / 4_000  # rates below one half, one for both kinds
         weight = grid ** (WRONG - 1.0) * (1.0 - grid) ** (RIGHT - 1.0)
         odds = np.where(said == 0, alike, 1.0 - alike)[:, None]

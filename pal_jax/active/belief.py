@@ -30,6 +30,8 @@ _MANY_NEWS, _MOST_NEWS, _RISE, _STEPS, _EVIDENT = 0.25, 0.5, 1.25, 20, 2.0
 _SAME_NEW = 0.2  # chance that two samples of unseen groups are of the same one, if they are alike
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _STRANGE = 0.05  # similarity up to which two samples do not decide each other's group
+_FEW = 32  # units that want a group of their own, of which answers do not say which are strangers
+_BLOCK = 1 << 15  # numbers of a block that stays in the cache
 _CENTRES = 64  # units to which most others are tied, that are tried as the centre of a camp
 
 
@@ -83,7 +85,6 @@ def believe(
     unit: np.ndarray,
     first: np.ndarray,
     hard: bool,
-    many: bool,
 ) -> Belief:
     """What is believed of each unit, with as many columns as answers demand.
 
@@ -97,9 +98,8 @@ def believe(
         unit: [m] int, of each node.
         first: [C] the units that open the first columns.
         hard: whether answers are proof.
-        many: whether these are so many that columns open for all units kept apart at once.
     """
-    opening = functools.partial(_opening, geometry, heard, unit, hard, many)
+    opening = functools.partial(_opening, geometry, heard, unit, hard)
     model = Model(geometry.fields[0], _SHARP, _DOUBTED)
     belief = _with_columns(model, heard, unit, first, opening)
     model, refuted = _likeliest(geometry.fields, belief, heard, unit, hard)
@@ -144,21 +144,13 @@ def _with_columns(
 
 
 def _opening(
-    geometry: Geometry,
-    heard: Evidence,
-    unit: np.ndarray,
-    hard: bool,
-    many: bool,
-    belief: Belief,
+    geometry: Geometry, heard: Evidence, unit: np.ndarray, hard: bool, belief: Belief
 ) -> np.ndarray:
-    """The units that open the next columns: those that want one, a few at a time or, where proofs
-    are `many`, all that are kept apart at once; after these the centres of camps."""
+    """The units that open the next columns: those that want one, as far as they are strangers of
+    each other; after these the centres of camps."""
     founders = np.flatnonzero(belief.share.argmax(axis=1) == len(belief.first))
-    if len(founders) and many:
-        surest = founders[np.argsort(-belief.share[founders, -1], kind="stable")]
-        return _all_apart(surest, heard)
     if len(founders):
-        return _strangers(geometry, belief, unit, founders)
+        return _strangers(geometry, belief, heard, unit, founders)
     return founders if hard else _camps(belief, heard)
 
 
@@ -185,19 +177,28 @@ def _news(belief: Belief, unit: np.ndarray, news: float, new: float, old: float)
 
 
 def _strangers(
-    geometry: Geometry, belief: Belief, unit: np.ndarray, founders: np.ndarray
+    geometry: Geometry, belief: Belief, heard: Evidence, unit: np.ndarray, founders: np.ndarray
 ) -> np.ndarray:
-    """Of the units that want a group of their own the surest eighth, as far as they are strangers.
+    """Of the units that want a group of their own the surest eighth, as far as they are strangers;
+    of many also all others that answers keep apart from these and each other.
 
     What one of them opens may be the group of others, hardly that of one that is unlike it: one
-    after the other is safest, all at once does not take a pass for each.
+    after the other is safest, all at once does not take a pass for each. A "no" may be wrong, even
+    where it is taken for proof: that of few is not relied on.
     """
     founders = founders[np.argsort(-belief.share[founders, -1], kind="stable")]
     samples = np.array(belief.model.field.nodes)[np.unique(unit, return_index=True)[1][founders]]
-    alike = geometry.kernel(samples, samples) > _STRANGE
+    unlike = geometry.kernel(samples, samples) <= _STRANGE
+    at = np.full(len(belief.share), -1)
+    at[founders] = np.arange(len(founders))
+    told = heard.about(at)
+    told = told.at((told.weight < -_EVIDENT) & (len(founders) > _FEW))
+    apart = np.zeros(unlike.shape, bool)
+    apart[told.first, told.second] = apart[told.second, told.first] = True
     chosen: list[int] = []
     for i in range(len(founders)):
-        if len(chosen) <= len(founders) // 8 and not alike[i, chosen].any():
+        may = apart[i] | unlike[i] if len(chosen) <= len(founders) // 8 else apart[i]
+        if may[chosen].all():
             chosen.append(i)
     return founders[chosen]
 
@@ -209,50 +210,43 @@ def _camps(belief: Belief, heard: Evidence) -> np.ndarray:
     and the rest. At most one unit a column, for which that makes all answers most probable.
     """
     column, units = belief.share.argmax(axis=1), len(belief.share)
-    ends, others = np.append(heard.first, heard.second), np.append(heard.second, heard.first)
-    # what an answer gains by two that are in one group for sure, and by two that are not
     now = (belief.share[heard.first, :-1] * belief.share[heard.second, :-1]).sum(axis=1)
     now = heard.if_apart + (heard.if_alike - heard.if_apart) * now
-    if_alike = np.tile(np.log(heard.if_alike / now), 2)
-    if_apart = np.tile(np.log(heard.if_apart / now), 2)
-    weight = if_alike - if_apart
-    tied = np.bincount(ends, weight > 0.0, minlength=units)
+    # what an answer gains by two that are in one group for sure, and by two that are not
+    gains = dataclasses.replace(heard, if_alike=heard.if_alike / now, if_apart=heard.if_apart / now)
+    said = gains.both_ways
+    weight = said.weight
+    tied = np.bincount(said.first, weight > 0.0, minlength=units)
     tied[belief.first] = 0
     centres = np.argsort(-tied, kind="stable")[:_CENTRES]
     centres = centres[tied[centres] > 0]
     place = np.arange(len(centres))
     row = np.full(units, -1)
     row[centres] = place
-    own = np.flatnonzero(row[ends] >= 0)
-    tie = np.zeros((len(centres), units))
-    np.add.at(tie, (row[ends[own]], others[own]), weight[own])
+    own = np.flatnonzero(row[said.first] >= 0)
+    tie = np.zeros((units, len(centres)))
+    np.add.at(tie, (said.second[own], row[said.first[own]]), weight[own])
     camp = tie > 0.0
-    camp[:, belief.first] = False
-    camp[place, centres] = True
+    camp[belief.first] = False
+    camp[centres, place] = True
     # by looks, to be in the column of the centre instead of one's own
-    price = belief.looks[np.arange(units), column] - belief.looks[:, column[centres]].T
-    tie = _summed((camp[:, others] * weight).T, ends, units).T
-    camp &= 2.0 * tie - np.bincount(ends, weight, units) > price
-    camp[place, centres] = True
-    inside, outside = camp[:, ends] & camp[:, others], camp[:, ends] & ~camp[:, others]
-    gain = inside @ if_alike / 2.0 + outside @ if_apart - (camp * price).sum(axis=1)
+    price = belief.looks[np.arange(units), column][:, None] - belief.looks[:, column[centres]]
+    tie = _about_each(gains, camp, units, lambda said, camp: said.weight[:, None] * camp)
+    camp &= 2.0 * tie - np.bincount(said.first, weight, units)[:, None] > price
+    camp[centres, place] = True
+    # as if all others were outside, and what it is more by those inside
+    alone = np.bincount(said.first, np.log(said.if_apart), units)[:, None]
+    inside = _about_each(
+        gains, camp, units,
+        lambda said, camp: (0.5 * np.log(said.if_alike) - np.log(said.if_apart))[:, None] * camp,
+    )  # fmt: skip
+    gain = np.where(camp, alone + inside - price, 0.0).sum(axis=0)
     gain += np.log(belief.news) - _EVIDENT
     found: dict[int, int] = {}
     for i in np.argsort(-gain, kind="stable"):
         if gain[i] > 0.0:
             found.setdefault(int(column[centres[i]]), int(centres[i]))
     return np.array(list(found.values()), np.int64)
-
-
-def _all_apart(units: np.ndarray, heard: Evidence) -> np.ndarray:
-    """The first of [F] units, and each of the others that answers keep apart from all taken."""
-    no = heard.if_apart > heard.if_alike
-    pairs = {*zip(heard.first[no].tolist(), heard.second[no].tolist(), strict=True)}
-    taken: list[int] = []
-    for unit in units.tolist():
-        if all((unit, other) in pairs or (other, unit) in pairs for other in taken):
-            taken.append(unit)
-    return np.array(taken, np.int64)
 
 
 def _likeliest(
@@ -389,23 +383,39 @@ def hear(share: np.ndarray, said: Evidence, who: np.ndarray) -> None:
     at[rows] = np.arange(len(rows))
     if len(rows):
         prior = surprised(share[rows], share.shape[1])
-        heard = softmax(np.log(prior) + messages(said.about(at), prior, len(rows)))
+        heard = softmax(np.log(prior) + messages(said.about(at).by_pair(), prior, len(rows)))
         share[rows[who[rows]]] = heard[who[rows]]
 
 
 def messages(heard: Evidence, share: np.ndarray, units: int) -> np.ndarray:
     """[U, C + 1] log likelihood of all answers about each unit, for each column it may be of."""
-    messages = [message(heard, share[other]) for other in (heard.second, heard.first)]
-    return _summed(np.concatenate(messages), np.append(heard.first, heard.second), units)
+    return _about_each(heard, share, units, message)
 
 
 def message(heard: Evidence, other: np.ndarray) -> np.ndarray:
     """[K, C + 1] log likelihood of each answer if one is of a column, the other of [K, C + 1]."""
-    alike, apart = heard.if_alike[:, None], heard.if_apart[:, None]
-    out = np.log(np.maximum(apart + (alike - apart) * other, TINY))
+    out = (heard.if_alike - heard.if_apart)[:, None] * other
     # Of groups nobody has seen: two of them that are said to be alike may be of the same one.
-    agreed = np.maximum(heard.if_alike - heard.if_apart, 0.0) * _SAME_NEW * other[:, -1]
-    out[:, -1] = np.log(np.maximum(heard.if_apart + agreed, TINY))
+    out[:, -1] = np.maximum(out[:, -1], 0.0) * _SAME_NEW
+    out += heard.if_apart[:, None]
+    np.maximum(out, TINY, out=out)
+    return np.log(out, out=out)
+
+
+def _about_each(
+    heard: Evidence,
+    values: np.ndarray,
+    units: int,
+    say: Callable[[Evidence, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """[U, C] sums over all answers about each unit of what they `say`, given the row of [U, C]
+    `values` of the other unit; a block at a time, which is as good as free in the cache."""
+    out, said = np.zeros((units, values.shape[1])), heard.both_ways
+    rows = _BLOCK // max(values.shape[1], 1)
+    for start in range(0, len(said.first), rows):
+        here = said.at(slice(start, start + rows))
+        begin = np.flatnonzero(np.diff(here.first, prepend=-1))
+        out[here.first[begin]] += np.add.reduceat(say(here, values[here.second]), begin, axis=0)
     return out
 
 

@@ -1,6 +1,7 @@
 """What an answer is worth: how likely it was if the two samples are alike, and if they are not."""
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,7 @@ _WRONG, _RIGHT = 0.5, 19.5  # answers of each kind imagined before the first of 
 _ERRS = 1.0  # log odds that such an oracle errs, from which on it is taken to
 _STEPS = 20  # of the estimate of an oracle's rates
 _GUESSES = 0.42  # error expected of an oracle that is named to be estimated: a file of guesses
+_LEAST = -50.0  # log likelihood ratio beyond which what is said of a pair counts no more
 _MANY = 30  # sure answers of one kind alone, from which on an oracle is told of
 _CODES = {relation: code for code, relation in enumerate(Relation)}
 _ALIKE, _APART, _UNSURE = (
@@ -75,9 +77,57 @@ class Evidence:
         keep = (first != second) & (first >= 0) & (second >= 0)
         return dataclasses.replace(self, first=first, second=second).at(keep)
 
-    def at(self, rows: np.ndarray) -> "Evidence":
-        """The judgements for which [K] bool is true, in the same order."""
+    def at(self, rows: np.ndarray | slice) -> "Evidence":
+        """Some of the judgements, in the order of `rows`: indices, [K] bool or a slice."""
         return Evidence(*(x[rows] for x in (self.first, self.second, self.if_alike, self.if_apart)))
+
+    @functools.cached_property
+    def both_ways(self) -> "Evidence":
+        """[2K] each judgement as one about its second row as well, `first` ascending."""
+        first, second = np.append(self.first, self.second), np.append(self.second, self.first)
+        likelihoods = np.tile(self.if_alike, 2), np.tile(self.if_apart, 2)
+        return Evidence(first, second, *likelihoods).at(np.argsort(first, kind="stable"))
+
+    def by_pair(self) -> "Evidence":
+        """[P] all that was said of each pair as one judgement, the larger likelihood 1.
+
+        A pair is alike or it is not, however often it is compared: judged one by one, what is said
+        twice of rows that little is known of would tell twice as much of these.
+        """
+        return self.of_pair().at(self._pairs[0])
+
+    def of_pair(self) -> "Evidence":
+        """[K] in the place of each judgement what all say of its pair."""
+        _, place, logs = self._pairs
+        return self._of_logs(logs[:, place])
+
+    def beside(self) -> "Evidence":
+        """[K] in the place of each judgement what all others say of its pair."""
+        _, place, logs = self._pairs
+        return self._of_logs(logs[:, place] - np.log([self.if_alike, self.if_apart]))
+
+    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """[D] of the judgements that say the same of the same pair the first, and [K] which of
+        these each one repeats."""
+        _, place, _ = self._pairs
+        said, kind = np.unique(self.weight, return_inverse=True)
+        return np.unique(place * len(said) + kind, return_index=True, return_inverse=True)[1:]
+
+    @functools.cached_property
+    def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[P] the first judgement about each pair, [K] the pair of each judgement, and [2, P]
+        logarithms of the products of its likelihoods."""
+        low, high = np.minimum(self.first, self.second), np.maximum(self.first, self.second)
+        pairs = low * (high.max(initial=0) + 1) + high
+        _, first, place = np.unique(pairs, return_index=True, return_inverse=True)
+        both = (self.if_alike, self.if_apart)
+        logs = [np.bincount(place, np.log(likelihood), len(first)) for likelihood in both]
+        return first, place, np.array(logs)
+
+    def _of_logs(self, logs: np.ndarray) -> "Evidence":
+        """The same rows with likelihoods of [2, K] logarithms, up to a factor each."""
+        if_alike, if_apart = np.exp(np.maximum(logs - logs.max(axis=0), _LEAST))
+        return dataclasses.replace(self, if_alike=if_alike, if_apart=if_apart)
 
 
 def rates(judgements: Judgements, trust: Trust, alike: np.ndarray | None = None) -> np.ndarray:
@@ -142,7 +192,6 @@ def errs(
     judgements: Judgements,
     table: np.ndarray,
     alike: np.ndarray,
-    proofs: Judgements,
     if_proof: np.ndarray,
     oracles: Sequence[str],
 ) -> bool:
@@ -162,29 +211,21 @@ def errs(
         judgements: all of them.
         table: [O, 2, 3] from `rates`.
         alike: [K] probability that the pair of each is alike, judged without it, if they err.
-        proofs: the judgements if they never do; some that say the same may be left out.
-        if_proof: [P] the same probability of these.
+        if_proof: [K] the same probability if they never do.
         oracles: names of those in question.
     """
     asked = [o for o, oracle in enumerate(judgements.oracles) if oracle in oracles]
-    said, oracle, alike = _sure(judgements, asked, alike)
+    sure = np.isin(judgements.oracle, asked) & (judgements.relation != _UNSURE)
+    said, oracle = judgements.relation[sure], judgements.oracle[sure]
+    alike, if_proof = alike[sure], if_proof[sure]
     share = table[:, :, :2] / table[:, :, :2].sum(axis=2, keepdims=True)
     at_times = _log(alike * share[oracle, 0, said] + (1.0 - alike) * share[oracle, 1, said])
     for kind in (alike, 1.0 - alike):
         count = np.bincount(oracle, kind, minlength=len(table))[asked]
         at_times -= 0.5 * np.log1p(count / (_RIGHT + _WRONG)).sum()
     same = at_times - _log(np.where(said == _ALIKE, alike, 1.0 - alike))
-    said, _, alike = _sure(proofs, asked, if_proof)
-    other = at_times - _log(np.where(said == _ALIKE, alike, 1.0 - alike))
+    other = at_times - _log(np.where(said == _ALIKE, if_proof, 1.0 - if_proof))
     return same > _ERRS and same + other > _ERRS
-
-
-def _sure(
-    judgements: Judgements, oracles: Sequence[int], alike: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Code, oracle and chance of a pair that is alike, of what some oracles were sure of."""
-    use = np.isin(judgements.oracle, oracles) & (judgements.relation != _UNSURE)
-    return judgements.relation[use], judgements.oracle[use], alike[use]
 
 
 def _log(likelihood: np.ndarray) -> float:

@@ -13,12 +13,10 @@ from pal_jax.active.evidence import Evidence, Trust
 from pal_jax.active.field import Field
 from pal_jax.active.geometry import Geometry
 from pal_jax.active.links import NEVER, Links, fit, infer_links, sigmoid
-from pal_jax.active.questions import Relation
 from pal_jax.active.relations import Judgements, Relations
 
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
 _MOST_ASKED = 4_000  # samples that were asked about that speak for the rest
-_MANY, _PROOFS = 4_000, 3  # judgements from which on a proof counts so often at most
 _ESTIMATES = 2  # of the rates of oracles, each from beliefs under the last
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
 _UNLIKELY = 0.05  # chance up to which a bound takes it that something is not so
@@ -152,8 +150,8 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     if unknown:
         proven = dataclasses.replace(trust, error_rate=0.0)
         never = _conclude(geometry, relations, judgements, proven)
-        told, proofs = (found.judgements, found.table, found.alike()), never.judgements
-        if not evidence_lib.errs(*told, proofs, never.alike(), unknown):
+        told = found.judgements, found.table, found.alike(), never.alike()
+        if not evidence_lib.errs(*told, unknown):
             found = never
     return found.posterior()
 
@@ -263,9 +261,6 @@ def _conclude(
     unit = _units(nodes, relations, hard)
     at_unit = np.full(geometry.n, -1)
     at_unit[nodes] = unit
-    many = hard and len(judgements.first) > _MANY
-    if many:
-        judgements = _distinct(judgements, at_unit)
     at_proven = _proven_units(relations, nodes, unit, hard)
     for field in geometry.fields:
         field.move_to(nodes.tolist())
@@ -273,8 +268,8 @@ def _conclude(
 
     def believe(table: np.ndarray, estimated_from: np.ndarray | None = None) -> _Conclusion:
         said = evidence_lib.weigh(judgements, table)
-        heard = said.about(at_unit)
-        belief = belief_lib.believe(geometry, heard, unit, first, hard, many)
+        heard = said.about(at_unit).by_pair()
+        belief = belief_lib.believe(geometry, heard, unit, first, hard)
         column = _spread(belief, nodes, unit)
         proven = np.flatnonzero(at_proven >= 0)
         column[proven] = belief.share[at_proven[proven]]
@@ -396,21 +391,6 @@ def _known_columns(
     return column_of[known]
 
 
-def _distinct(judgements: Judgements, at_unit: np.ndarray) -> Judgements:
-    """Without what was said of the same two units three times before.
-
-    All that is said within a unit stays: it tells how communities belong together.
-    """
-    first, second = at_unit[judgements.first], at_unit[judgements.second]
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    pair = (low * (high.max() + 1) + high) * len(Relation) + judgements.relation
-    order = np.argsort(pair, kind="stable")
-    start = np.searchsorted(pair[order], pair[order])
-    before = np.empty(len(pair), np.int64)  # how often the same was said before
-    before[order] = np.arange(len(pair)) - start
-    return judgements.at((before < _PROOFS) | (low == high))
-
-
 def _spread(belief: Belief, nodes: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """[n, C + 1] probability of each column for all samples."""
     field = belief.model.field
@@ -472,22 +452,25 @@ def _top_pairs(heard: Evidence, share: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _alike_without(said: Evidence, at_unit: np.ndarray, belief: Belief, links: Links) -> np.ndarray:
     """[K] probability that the pair of each answer is alike, judged without that very answer."""
-    first, second = at_unit[said.first], at_unit[said.second]
+    of_units = dataclasses.replace(said, first=at_unit[said.first], second=at_unit[said.second])
+    rows, same = of_units.distinct()
+    said, beside = of_units.at(rows), of_units.beside().at(rows)
+    of_pair = of_units.of_pair().at(rows)
     opened = np.isin(np.arange(len(belief.share)), belief.first)[:, None]
 
     def without(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
-        rest = belief_lib.softmax(
-            belief.logits[mine] - belief_lib.message(said, belief.share[other])
-        )
+        told = belief_lib.message(of_pair, belief.share[other])
+        told -= belief_lib.message(beside, belief.share[other])
+        rest = belief_lib.softmax(belief.logits[mine] - told)
         return np.where(opened[mine], belief.share[mine], rest)[:, :-1]
 
-    x, y = without(first, second), without(second, first)
+    x, y = without(said.first, said.second), without(said.second, said.first)
     chance = _same_class(links)
     alike = ((x @ chance) * y).sum(axis=1)
     k, a, b = np.arange(len(x)), x.argmax(axis=1), y.argmax(axis=1)
     own = np.where(a == b, 0.0, sigmoid(links.odds[a, b] - said.weight) - chance[a, b])
     alike += x[k, a] * y[k, b] * own
-    return np.where(first == second, 1.0, np.clip(alike, 0.0, 1.0))
+    return np.where(said.first == said.second, 1.0, np.clip(alike, 0.0, 1.0))[same]
 
 
 def _same_class(links: Links) -> np.ndarray:
