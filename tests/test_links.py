@@ -160,10 +160,25 @@ def test_a_small_group_of_a_large_cluster_is_less_likely_a_piece():
 
 
 def test_pieces_are_small_clusters_not_small_groups(monkeypatch):
+    """However the groups of a cluster were joined."""
     seen = []
-    monkeypatch.setattr(links, "_as_piece", lambda *args: seen.append(args[2]) or QUIET)
+    monkeypatch.setattr(links, "_as_piece", lambda *args: seen.append(args[1:3]) or args[3] * 0.0)
     infer_links(POINTS, LABELS, SIZE, links._PRIOR, between(0, 1, 9.0), 6)
-    np.testing.assert_array_equal(seen[0], [40.0, 40.0, 20.0, 20.0, 20.0, 20.0])
+    infer_links(POINTS, LABELS, SIZE, np.array([30.0, 0.0, 0.0, 0.0]), QUIET, 6)  # by looks
+    for found, expected in zip(seen[0], [[40.0, 20.0, 20.0, 20.0, 20.0]] * 2, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(seen[1], [SIZE, [120.0] * 6], strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_what_answers_have_joined_is_looked_at_as_one_group():
+    """Believed of others as if it had been one from the start, and a piece had been found."""
+    one = LABELS - (LABELS > 0)
+    whole = infer_links(POINTS, one, np.bincount(one).astype(float), links._PRIOR, QUIET[1:, 1:], 6)
+    found = infer(between(0, 1, 20.0))
+    np.testing.assert_allclose(found.chance[1:, 1:], whole.chance, atol=1e-12)
+    np.testing.assert_allclose(found.chance[0, 2:], whole.chance[0, 1:], atol=1e-12)
+    assert (np.abs(found.chance[1, 2:] - infer().chance[1, 2:]) > 1e-4).all()
 
 
 def test_what_answers_say_of_two_clusters_counts_for_all_their_groups():
@@ -218,12 +233,15 @@ def test_the_more_groups_were_found_to_be_pieces_the_likelier_are_others(monkeyp
     assert seen == [3 / 8]  # two of eight are gone, one of the others was joined by an answer
 
 
-@pytest.mark.parametrize("sizes", [[5, 5, 5], [3, 5, 9], [9, 3, 5]])
-def test_joined_groups_are_counted_once(sizes):
-    """Of three that answers have made one, two are pieces."""
-    heard = 9.0 * (1.0 - np.eye(3))
-    assert links._joined(heard, np.array(sizes, float)) == 2
-    assert links._joined(-heard, np.array(sizes, float)) == 0
+def test_groups_that_answers_have_joined_within_a_cluster_are_one_part():
+    """Directly, or by a chain of any order; not across clusters, and not by looks alone."""
+    heard = np.zeros((6, 6))
+    for a, b in [(0, 5), (5, 2), (2, 4), (1, 3)]:
+        heard[a, b] = heard[b, a] = 1.1
+    cluster = np.array([0, 1, 0, 2, 0, 0])
+    np.testing.assert_array_equal(links._joined(heard, cluster), [0, 1, 0, 2, 0, 0])
+    np.testing.assert_array_equal(links._joined(-heard, cluster), np.arange(6))
+    np.testing.assert_array_equal(links._joined(heard * 0.9, cluster), np.arange(6))
 
 
 def test_clusters_are_contracted_by_votes_that_add_up_and_looks_that_do_not():

@@ -16,6 +16,7 @@ _SPREAD = np.array([1.0, 0.5, 0.15, 0.5])
 # groups are likelier pieces, by the square of their size
 _PIECE = 0.05
 _TINY = 1e-12
+_TOLD = 1.0  # log likelihood ratio from which on answers have joined two groups
 NEVER = -50.0  # log odds of what cannot be
 
 
@@ -122,10 +123,16 @@ def infer_links(
     joined = _joined_chance(odds, cluster)
     told = _told_of_clusters(heard, cluster, joined)
     told[never] = NEVER
-    pieces = max(founded - count, 0) + _joined(heard, size)
-    whole = np.bincount(cluster, size)[cluster]
-    piece = _as_piece(looks, size, whole, told, pieces / max(founded, 1))
-    chance = np.maximum(sigmoid(prior + told), piece)
+    part = _joined(heard, cluster)
+    whole = np.bincount(part, size)
+    if len(whole) < count:
+        looks = look(geometry, part[member], len(whole))
+    prior = features(geometry, looks, whole) @ weights
+    said = _sums(heard, part)
+    of_cluster = np.bincount(cluster, size)[cluster[np.unique(part, return_index=True)[1]]]
+    pieces = max(founded - count, 0) + count - len(whole)
+    piece = _as_piece(looks, whole, of_cluster, said, pieces / max(founded, 1))
+    chance = np.maximum(sigmoid(prior[part][:, part] + told), piece[part][:, part])
     chance = np.where(cluster[:, None] == cluster, joined, chance)
     chance[never] = 0.0
     return Links(chance, odds, told, cluster)
@@ -153,8 +160,7 @@ def _told_of_clusters(heard: np.ndarray, cluster: np.ndarray, joined: np.ndarray
 
     These count only as far as both groups are rightly in their clusters.
     """
-    one = np.eye(cluster.max() + 1)[cluster]
-    between = (one.T @ heard @ one)[cluster][:, cluster]
+    between = _sums(heard, cluster)[cluster][:, cluster]
     size_of = np.bincount(cluster)[cluster] > 1
     others = np.where(joined < 1.0, joined, 0.0).max(axis=1, initial=0.0)
     right = np.where(size_of, others, 1.0)
@@ -163,10 +169,23 @@ def _told_of_clusters(heard: np.ndarray, cluster: np.ndarray, joined: np.ndarray
     return np.clip(heard + np.log(right * np.exp(rest) + 1.0 - right), NEVER, -NEVER)
 
 
-def _joined(heard: np.ndarray, size: np.ndarray) -> int:
-    """How many groups answers have joined to a larger one."""
-    larger = (size[:, None] < size) | ((size[:, None] == size) & (np.tri(len(size), k=-1) > 0))
-    return int(((heard > 1.0) & larger).any(axis=1).sum())
+def _sums(heard: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """[K, K] sums of [C, C] over all groups of each two labels."""
+    one = np.eye(label.max() + 1)[label]
+    return one.T @ heard @ one
+
+
+def _joined(heard: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """[C] int parts of clusters: groups have equal numbers if answers have joined them.
+
+    What answers have made one is looked at as one, however many groups it was begun with. What
+    looks alone have joined is not: they cannot bear themselves out.
+    """
+    same = (heard > _TOLD) & (cluster[:, None] == cluster)
+    np.fill_diagonal(same, True)
+    for middle in np.flatnonzero(same.sum(axis=0) > 1):
+        same |= same[:, middle, None] & same[middle]
+    return np.unique(same.argmax(axis=1), return_inverse=True)[1]
 
 
 def _as_piece(
