@@ -129,6 +129,23 @@ def test_the_same_answers_again_and_again_of_an_oracle_of_unknown_rate_may_be_pr
     np.testing.assert_array_equal(found.column, proven.column)
 
 
+def test_who_contradicts_what_was_said_before_errs():
+    """Once in 150 answers: no share of right ones makes proof of two that cannot both be right."""
+    pairs = some_pairs(150)
+    i, j = pairs[0]
+    answers = [*truth(pairs), say(i, j, NOT_ALIKE if LABELS[i] == LABELS[j] else ALIKE)]
+    found = believe(*answers, trust=UNKNOWN_RATE)
+    assert not found.hard
+    assert 0.0 < found.error < 0.05
+
+
+def test_a_file_of_guesses_that_contradicts_a_person_does_not_prove_that_the_person_errs():
+    answers = truth(some_pairs(60))
+    guesses = [dataclasses.replace(a, oracle="guess") for a in truth(some_pairs(60), -LABELS % 3)]
+    found = believe(*guesses, *answers, trust=Trust(None, {"guess": None}))
+    assert found.rates["me"][0, 1] < 1e-3  # of what is alike, called not alike
+
+
 def doubtful(geometry: Geometry) -> tuple[int, int]:
     """A sample that is no node, about as probable in two columns, and its likeliest medoid."""
     free = np.setdiff1d(np.arange(N), geometry.medoids)

@@ -141,13 +141,13 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
     neighbours' opinion; answers multiply them, and what is then believed of the samples asked
     about is regressed again. An unsure sample speaks as its neighbours do. With oracles that are
     never wrong, samples that closure joins are one unit; whether one of unknown rate ever is, is
-    decided by what follows either way.
+    decided by what follows either way, unless its answers contradict each other.
     """
     # Of the trust as it is: the fields are shared, so that nodes must be the same either way.
     judgements = evidence_lib.telling(relations.judgements(), trust)
     found = _conclude(geometry, relations, judgements, trust)
     unknown = trust.unknown(found.judgements)
-    if unknown:
+    if unknown and (relations.consistent or len(unknown) < len(found.judgements.oracles)):
         proven = dataclasses.replace(trust, error_rate=0.0)
         never = _conclude(geometry, relations, judgements, proven)
         told = found.judgements, found.table, found.alike(), never.alike()

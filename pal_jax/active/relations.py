@@ -93,6 +93,11 @@ class Relations:
         self._stale = False
         self._start()
 
+    @property
+    def consistent(self) -> bool:
+        """Whether all answers may be right: none disagreed with what follows from those before."""
+        return self._consistent
+
     def copy(self) -> "Relations":
         """The same, which takes in other answers from now on; O(judgements)."""
         twin = copy.copy(self)
