@@ -165,8 +165,8 @@ def _check_owner(option: str, stamp: Path, identity: Mapping[str, Any]) -> list[
     if other is not None:
         key, value, here = other
         told = f"{key} is {value!r} there and {here!r} here"
-        if key == _BUDGET.removeprefix("config."):
-            told += ", and a budget may be raised but not lowered"
+        if key == _BUDGET.removeprefix("config.") and isinstance(value, int) and here < value:
+            told += f", and a budget is not lowered; give asking.budget={value} again to go on"
         if key == "data.prior":
             told = "its oracle.prior held other answers"
         if key in ("data.samples", "data.fingerprint"):

@@ -359,7 +359,7 @@ def test_a_raised_budget_is_written_by_who_holds_the_journal_and_is_none_where_n
     config.oracle.name = "none"
     config.checkpoint.journal = ""
     close(build(400, "ssl"))
-    with pytest.raises(UserError, match=r"asking\.budget is 400 there and 600 here"):
+    with pytest.raises(UserError, match=r"asking\.budget is 400 there and 600 here; choose"):
         build(600, "ssl")
 
 

@@ -318,9 +318,8 @@ def test_a_larger_budget_goes_on_from_where_a_run_ended(tmp_path, monkeypatch):
             assert content == after[name], (other, name)
 
     for budget in (12, 26):
-        with pytest.raises(
-            UserError, match=f"budget is 27 there and {budget} here, .* not lowered"
-        ):
+        said = f"budget is 27 there and {budget} here, .* not lowered; give asking.budget=27 again"
+        with pytest.raises(UserError, match=said):
             one_life(folder, npz, monkeypatch, budget=budget)
     with pytest.raises(UserError, match=r"budget=31 is 4 more than the 27 .* raise it to 32"):
         one_life(folder, npz, monkeypatch, budget=31)
