@@ -334,7 +334,7 @@ def test_who_waits_has_the_patience_of_people(cache):
     limited = cache | {"XLA_FLAGS": "--xla_cpu_collective_timeout_seconds=2"}
     outputs = run_two(WAITING, timeout=60, status=7, environment=limited)
     assert "(process 1 has failed, and says why)" in outputs[0]
-    assert "pool.bin: Input/output error\n" in outputs[1]
+    assert "pool.bin: Input/output error; mend that" in outputs[1]
 
 
 @pytest.mark.slow
