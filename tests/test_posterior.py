@@ -679,7 +679,7 @@ def test_answers_are_added_up_however_many_fit_into_a_block(monkeypatch):
             likelihood = apart + (alike - apart) * share[two]
             likelihood[-1] = apart + 0.2 * max(alike - apart, 0.0) * share[two, -1]
             expected[one] += np.log(likelihood)
-    for numbers in (6 * 3, 6 * 64, 1 << 15):
+    for numbers in (1, 6 * 3, 6 * 64, 1 << 15):  # fewer than a row has, too
         monkeypatch.setattr(belief_lib, "_BLOCK", numbers)
         np.testing.assert_allclose(belief_lib.messages(heard, share, 25), expected, atol=1e-9)
 

@@ -411,7 +411,7 @@ def _about_each(
     """[U, C] sums over all answers about each unit of what they `say`, given the row of [U, C]
     `values` of the other unit; a block at a time, which is as good as free in the cache."""
     out, said = np.zeros((units, values.shape[1])), heard.both_ways
-    rows = _BLOCK // max(values.shape[1], 1)
+    rows = max(_BLOCK // max(values.shape[1], 1), 1)
     for start in range(0, len(said.first), rows):
         here = said.at(slice(start, start + rows))
         begin = np.flatnonzero(np.diff(here.first, prepend=-1))
