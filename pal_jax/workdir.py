@@ -165,8 +165,10 @@ def _check_owner(option: str, stamp: Path, identity: Mapping[str, Any]) -> list[
     if other is not None:
         key, value, here = other
         told = f"{key} is {value!r} there and {here!r} here"
+        advice = f"choose another {option}"
         if key == _BUDGET.removeprefix("config.") and isinstance(value, int) and here < value:
-            told += f", and a budget is not lowered; give asking.budget={value} again to go on"
+            told += ", and a budget is not lowered"
+            advice = f"give asking.budget={value} again to go on, or {advice}"
         if key == "data.prior":
             told = "its oracle.prior held other answers"
         if key in ("data.samples", "data.fingerprint"):
@@ -174,7 +176,7 @@ def _check_owner(option: str, stamp: Path, identity: Mapping[str, Any]) -> list[
                 f", {value} samples and not {here}" if key == "data.samples" else ""
             )
         raise UserError(
-            f"{option}={path} belongs to another run: {told}; choose another {option}. "
+            f"{option}={path} belongs to another run: {told}; {advice}. "
             "oracle.prior lets a new run begin with the answers.jsonl of an old one"
         )
     return raised
