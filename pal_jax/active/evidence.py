@@ -12,7 +12,7 @@ from pal_jax.active.relations import Judgements
 
 SURE = 1e-6  # error of an oracle that is never wrong, where a logarithm is needed
 _WRONG, _RIGHT = 0.5, 19.5  # answers of each kind imagined before the first of an unknown oracle
-_ERRS = 1.0  # log odds that such an oracle errs, from which on it is taken to
+_ERRS = 2.0  # log odds that such an oracle errs, from which on it is taken to
 _STEPS = 20  # of the estimate of an oracle's rates
 _GUESSES = 0.42  # error expected of an oracle that is named to be estimated: a file of guesses
 _LEAST = -50.0  # log likelihood ratio beyond which what is said of a pair counts no more

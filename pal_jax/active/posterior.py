@@ -17,7 +17,6 @@ from pal_jax.active.relations import Judgements, Relations
 
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
 _MOST_ASKED = 4_000  # samples that were asked about that speak for the rest
-_ESTIMATES = 2  # of the rates of oracles, each from beliefs under the last
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
 _UNLIKELY = 0.05  # chance up to which a bound takes it that something is not so
 _APART = np.log(_UNLIKELY / (1.0 - _UNLIKELY))  # what says so of two that may as well be one class
@@ -254,7 +253,7 @@ def _conclude(
     geometry: Geometry, relations: Relations, judgements: Judgements, trust: Trust
 ) -> _Conclusion:
     """What follows from all judgements that say something if oracles err as `trust` says; rates
-    that it does not give are estimated from beliefs under the last ones."""
+    that it does not give are estimated from what is believed under those expected."""
     nodes, base = _nodes(geometry, relations, judgements)
     hard = trust.is_hard(judgements)
     everything, judgements = judgements, judgements.among(nodes)
@@ -288,11 +287,10 @@ def _conclude(
         )  # fmt: skip
 
     found = believe(evidence_lib.rates(judgements, trust))
-    estimated = any(trust.of(oracle) is None for oracle in judgements.oracles)
-    for _ in range(_ESTIMATES if estimated else 0):
-        alike = found.alike()
-        found = believe(evidence_lib.rates(judgements, trust, alike), alike)
-    return found
+    if all(trust.of(oracle) is not None for oracle in judgements.oracles):
+        return found
+    alike = found.alike()  # from which a second estimate hardly differs
+    return believe(evidence_lib.rates(judgements, trust, alike), alike)
 
 
 def _share_that_holds(bearing: np.ndarray, joined: int, differ: bool) -> float:
