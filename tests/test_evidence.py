@@ -268,6 +268,8 @@ def test_what_fits_better_if_all_answers_are_proof_is_proof():
     fits = np.where([relation is ALIKE for relation in said], 0.9, 0.1)
     assert errs(answers, table, alike, alike, ["ann"])
     assert not errs(answers, table, alike, fits, ["ann"])
+    # Unless it took groups to fit, that are less probable than this is worth.
+    assert errs(answers, table, alike, fits, ["ann"], price=100.0)
     # What another oracle said is no matter.
     both = heard(*[(k % 9, 9, said[k], "ann" if k < 50 else "bob") for k in range(100)])
     table = rates(both, Trust(None), alike)

@@ -416,20 +416,39 @@ def test_a_camp_leaves_when_that_makes_its_answers_likelier():
     assert camps(0.5, heard.at(right > 0.5)) == []  # nothing keeps them apart
 
 
-@pytest.mark.parametrize(("flip", "usual"), [(0.0, 0.95), (0.05, 0.9)])
-def test_classes_that_share_a_community_are_found_and_not_lost_again(flip, usual):
+def test_how_probable_all_answers_are_is_exact_where_no_answer_hangs_on_another():
+    """Against the sum over all groups that the two of each pair may be of."""
+    share = np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
+    heard = Evidence(
+        np.array([2, 4]), np.array([3, 1]), np.array([0.9, 0.2]), np.array([0.05, 0.8])
+    )
+    looks = np.log(np.where(share > 0.0, share, 0.01))
+    logits = looks + belief_lib.messages(heard, share, 5)
+    model = belief_lib.Model(FAR.fields[0], 2.5, 0.1)
+    belief = belief_lib.Belief(share, share, looks, logits, 0.07, np.array([0, 1]), model)
+    told = 0.0  # of the first pair, whose answer was a "yes": two unseen may be of the same group
+    for a, b in itertools.product(range(3), repeat=2):
+        alike = float(a == b) if a < 2 else 0.2 * (b == 2)
+        told += share[2, a] * share[3, b] * (0.9 * alike + 0.05 * (1.0 - alike))
+    of_opened = 0.3 * 0.2 + 0.7 * 0.8  # the second is about the unit that opened the second column
+    expected = np.log(told) + np.log(of_opened) + np.log(0.07)
+    assert belief_lib._log_probability(belief, heard, 1) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("flip", "seed", "least"), [(0.0, 0, 0.8), (0.05, 0, 0.9), (0.05, 1, 0.9)])
+def test_classes_that_share_a_community_are_found_and_not_lost_again(flip, seed, least):
     """The more samples are spread over the columns there are, the better these seem to explain."""
     labels = np.arange(600) % 30
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     z = rng.normal(size=(30, 64))[labels] + 1.4 * rng.normal(size=(600, 64))
     sampler = Sampler(600, budget=600, error_rate=flip)
-    oracle, accuracies = NoisyOracle(LabelOracle(labels), flip, 0), []
+    oracle, accuracies = NoisyOracle(LabelOracle(labels), flip, seed), []
     for _ in range(30):
         sampler.ask(oracle, z, 20, at_once=20)
         accuracies.append(accuracy(sampler.partition(z).groups, labels))
     assert accuracies[0] < 0.75  # of 22 communities
-    assert np.median(accuracies[15:]) > usual
-    assert min(accuracies[15:]) > 0.8
+    assert np.median(accuracies[15:]) > 0.95
+    assert min(accuracies[15:]) > least
 
 
 def test_the_share_of_unseen_groups_is_the_likeliest_one():
@@ -623,9 +642,15 @@ def test_where_answers_refute_the_model_all_is_believed_anew(monkeypatch):
     start = belief_lib.Model(NEAR.fields[0], belief_lib._SHARP, belief_lib._DOUBTED)
     other, last = dataclasses.replace(start, doubt=0.6), dataclasses.replace(start, sharpness=1.0)
     found, used = [(other, True), (last, True)], []
-    real = belief_lib._with_columns
+    real = belief_lib._Growth.few
+
+    def few(growth):
+        belief = real(growth)
+        used.append(belief.model)
+        return belief
+
     monkeypatch.setattr(belief_lib, "_likeliest", lambda *_: found.pop(0))
-    monkeypatch.setattr(belief_lib, "_with_columns", lambda *a: used.append(a[0]) or real(*a))
+    monkeypatch.setattr(belief_lib._Growth, "few", few)
     heard = Evidence(*np.zeros((2, 0), np.int64), *np.zeros((2, 0)))
     for field in NEAR.fields:
         field.move_to(NEAR.medoids.tolist())

@@ -6,7 +6,7 @@ seen apart at some time.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -27,6 +27,9 @@ _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample 
 # chance of a new group that is tried first, and the highest there can be; the factor from which on
 # a higher one is looked into, steps of its estimate, and the nepers of likelihood it must bring
 _MANY_NEWS, _MOST_NEWS, _RISE, _STEPS, _EVIDENT = 0.25, 0.5, 1.25, 20, 2.0
+# chance of a new group under which columns are opened for many, and the nepers by which all answers
+# must be likelier with these than with few
+_MANY, _LIKELIER = 0.1, 1.0
 _SAME_NEW = 0.2  # chance that two samples of unseen groups are of the same one, if they are alike
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _STRANGE = 0.05  # similarity up to which two samples do not decide each other's group
@@ -90,7 +93,9 @@ def believe(
 
     With the model that explains best what is believed. Where answers refute that one, all is
     believed anew from the start: with too much trust in looks, single answers were overruled and
-    columns opened for what they cannot explain.
+    columns opened for what they cannot explain. Whether few or many samples are of groups nobody
+    has seen is decided by what follows either way; where answers are proof, few are taken to be,
+    which comes out as right in half the time.
 
     Args:
         geometry: its fields have the nodes placed.
@@ -100,47 +105,109 @@ def believe(
         hard: whether answers are proof.
     """
     opening = functools.partial(_opening, geometry, heard, unit, hard)
-    model = Model(geometry.fields[0], _SHARP, _DOUBTED)
-    belief = _with_columns(model, heard, unit, first, opening)
-    model, refuted = _likeliest(geometry.fields, belief, heard, unit, hard)
-    if refuted:
-        belief = _with_columns(model, heard, unit, first, opening)
-        model, _ = _likeliest(geometry.fields, belief, heard, unit, hard)
-    return _sweep(model, heard, unit, belief.first, belief.news)
+
+    def fitted(start: Belief) -> tuple[Belief, bool]:
+        model, refuted = _likeliest(geometry.fields, start, heard, unit, hard)
+        return _sweep(model, heard, unit, start.first, start.news), refuted
+
+    def believed(model: Model) -> tuple[Belief, bool]:
+        growth = _Growth(functools.partial(_sweep, model, heard, unit), opening, unit, first)
+        few, many = fitted(growth.few()), None if hard else growth.many()
+        if many is None:
+            return few
+        more = fitted(many)
+        worth = [_log_probability(belief, heard, len(first)) for belief, _ in (few, more)]
+        return more if worth[1] > worth[0] + _LIKELIER else few
+
+    belief, refuted = believed(Model(geometry.fields[0], _SHARP, _DOUBTED))
+    return believed(belief.model)[0] if refuted else belief
 
 
-def _with_columns(
-    model: Model,
-    heard: Evidence,
-    unit: np.ndarray,
-    first: np.ndarray,
-    opening: Callable[[Belief], np.ndarray],
-) -> Belief:
-    """What is believed under one model, with more columns until none is `opening` another.
+@dataclasses.dataclass(frozen=True)
+class _Growth:
+    """How columns come to the `first` ones under one model, until none is opening another.
 
-    How many samples are of groups nobody has seen is asked first where many are taken to be: once
-    they are spread over the columns that there are, these look as if they explained all of them.
+    Args:
+        sweep: (units that open columns, chance of a new group) -> what is believed with these.
+        opening: what is believed -> the units that open the next columns.
+        unit: [m] int, of each node.
+        first: [C] the units that open the first columns.
     """
-    start, grown, asked = len(first), 0, max(len(unit) - len(first), 0)
-    news = _NEW / (_OLD + asked)
-    if asked:
-        belief = _sweep(model, heard, unit, first, _MANY_NEWS)
-        found = _news(belief, unit, news, _NEW, _OLD + asked)
-        news = found if found > _RISE * news else news
-    while True:
-        belief = _sweep(model, heard, unit, first, news)
-        found = _news(belief, unit, news, _NEW + grown, _OLD + asked)
-        if found > _RISE * news:
-            news = found
-            continue
-        more = opening(belief)
-        if not len(more):
-            return belief
-        first = np.append(first, more)
-        # An outlier that nobody joins does not show that there are more classes to come.
-        joined = (belief.share[unit, start:-1] > 0.5).sum(axis=0)
-        grown = int((joined > 1).sum())
-        news = max(found, (_NEW + grown) / (_OLD + asked))
+
+    sweep: Callable[[np.ndarray, float], Belief]
+    opening: Callable[[Belief], np.ndarray]
+    unit: np.ndarray
+    first: np.ndarray
+
+    def few(self) -> Belief:
+        """If few samples are taken to be of groups that nobody has seen.
+
+        How many are is asked first where many are taken to be: once they are spread over the
+        columns that there are, these look as if they explained all of them.
+        """
+        news = _NEW / self._heard_of
+        if len(self.unit) > len(self.first):
+            belief = self.sweep(self.first, _MANY_NEWS)
+            higher = _news(belief, self.unit, news, _NEW, self._heard_of)
+            news = higher if higher > _RISE * news else news
+        return self._settle(self.first, news)
+
+    def many(self) -> Belief | None:
+        """If many are; None where that opens no column.
+
+        A class that is spread over the columns that there are wants none that all would join.
+        """
+        belief = self.sweep(self.first, _MANY)
+        while len(more := self.opening(belief)):
+            belief = self.sweep(np.append(belief.first, more), _MANY)
+        if len(belief.first) == len(self.first):
+            return None
+        grown = self._joined(belief)
+        news = _news(belief, self.unit, _MANY, _NEW + grown, self._heard_of)
+        return self._settle(belief.first, max(news, (_NEW + grown) / self._heard_of), grown)
+
+    def _settle(self, columns: np.ndarray, news: float, grown: int = 0) -> Belief:
+        """With more columns, `grown` of which were joined so far, and as many news as they say."""
+        while True:
+            belief = self.sweep(columns, news)
+            higher = _news(belief, self.unit, news, _NEW + grown, self._heard_of)
+            if higher > _RISE * news:
+                news = higher
+                continue
+            more = self.opening(belief)
+            if not len(more):
+                return belief
+            columns, grown = np.append(columns, more), self._joined(belief)
+            news = max(higher, (_NEW + grown) / self._heard_of)
+
+    @property
+    def _heard_of(self) -> float:
+        """Samples asked about, and those imagined before them."""
+        return _OLD + max(len(self.unit) - len(self.first), 0)
+
+    def _joined(self, belief: Belief) -> int:
+        """Columns after the first ones that somebody joined: an outlier does not show that there
+        are more classes to come."""
+        share = belief.share[self.unit, len(self.first) : -1]
+        return int(((share > 0.5).sum(axis=0) > 1).sum())
+
+
+def _log_probability(belief: Belief, heard: Evidence, start: int) -> float:
+    """Of all answers, and of all columns but those at the `start`; each answer counts once.
+
+    Bethe's approximation (Yedidia, Freeman and Weiss, "Constructing free-energy approximations and
+    generalized belief propagation algorithms", 2005): what explains the answers about each unit,
+    over all units, less what explains each answer, for which both of its units have the credit.
+    """
+    opened = np.arange(len(belief.first))
+    of_units = np.logaddexp.reduce(belief.logits, axis=1)
+    of_units[belief.first] = (belief.logits - belief.looks)[belief.first, opened]
+    of_pairs = 0.0
+    for said in _in_blocks(heard, len(opened) + 1):
+        told = np.exp(message(said, belief.share[said.second]))
+        of_pairs += np.log(np.einsum("kc,kc->k", belief.share[said.first], told)).sum()
+    new = (len(opened) - start) * np.log(belief.news)
+    return float(of_units.sum() - of_pairs + new)
 
 
 def _opening(
@@ -409,14 +476,20 @@ def _about_each(
     say: Callable[[Evidence, np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """[U, C] sums over all answers about each unit of what they `say`, given the row of [U, C]
-    `values` of the other unit; a block at a time, which is as good as free in the cache."""
-    out, said = np.zeros((units, values.shape[1])), heard.both_ways
-    rows = max(_BLOCK // max(values.shape[1], 1), 1)
-    for start in range(0, len(said.first), rows):
-        here = said.at(slice(start, start + rows))
-        begin = np.flatnonzero(np.diff(here.first, prepend=-1))
-        out[here.first[begin]] += np.add.reduceat(say(here, values[here.second]), begin, axis=0)
+    `values` of the other unit."""
+    out = np.zeros((units, values.shape[1]))
+    for said in _in_blocks(heard.both_ways, values.shape[1]):
+        begin = np.flatnonzero(np.diff(said.first, prepend=-1))
+        out[said.first[begin]] += np.add.reduceat(say(said, values[said.second]), begin, axis=0)
     return out
+
+
+def _in_blocks(said: Evidence, columns: int) -> Iterator[Evidence]:
+    """All judgements, so many at a time that what is made of each, for every column, stays in the
+    cache: there it is as good as free."""
+    rows = max(_BLOCK // max(columns, 1), 1)
+    for start in range(0, len(said.first), rows):
+        yield said.at(slice(start, start + rows))
 
 
 def _score(mean: np.ndarray, sharpness: float) -> np.ndarray:

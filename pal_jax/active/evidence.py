@@ -194,6 +194,7 @@ def errs(
     alike: np.ndarray,
     if_proof: np.ndarray,
     oracles: Sequence[str],
+    price: float = 0.0,
 ) -> bool:
     """Whether some oracles err at times, rather than never.
 
@@ -213,6 +214,8 @@ def errs(
         alike: [K] probability that the pair of each is alike, judged without it, if they err.
         if_proof: [K] the same probability if they never do.
         oracles: names of those in question.
+        price: how much less probable, as a logarithm, the groups are that explain the answers if
+            these are proof.
     """
     asked = [o for o, oracle in enumerate(judgements.oracles) if oracle in oracles]
     sure = np.isin(judgements.oracle, asked) & (judgements.relation != _UNSURE)
@@ -224,7 +227,7 @@ def errs(
         count = np.bincount(oracle, kind, minlength=len(table))[asked]
         at_times -= 0.5 * np.log1p(count / (_RIGHT + _WRONG)).sum()
     same = at_times - _log(np.where(said == _ALIKE, alike, 1.0 - alike))
-    other = at_times - _log(np.where(said == _ALIKE, if_proof, 1.0 - if_proof))
+    other = at_times - _log(np.where(said == _ALIKE, if_proof, 1.0 - if_proof)) + price
     return same > _ERRS and same + other > _ERRS
 
 

@@ -17,6 +17,9 @@ from pal_jax.active.relations import Judgements, Relations
 
 _MOST_KNOWN = 1_000  # samples with a label known from the start that speak for the rest
 _MOST_ASKED = 4_000  # samples that were asked about that speak for the rest
+# of the rates of oracles, each from what is believed under the last, at most; and how far all of
+# these may be from the last ones for another to hardly differ
+_ESTIMATES, _AS_EXPECTED = 2, 0.1
 _FINAL = -10.0  # log likelihood ratio from which on looks cannot join two columns any more
 _UNLIKELY = 0.05  # chance up to which a bound takes it that something is not so
 _APART = np.log(_UNLIKELY / (1.0 - _UNLIKELY))  # what says so of two that may as well be one class
@@ -150,7 +153,7 @@ def infer(geometry: Geometry, relations: Relations, trust: Trust) -> Posterior:
         proven = dataclasses.replace(trust, error_rate=0.0)
         never = _conclude(geometry, relations, judgements, proven)
         told = found.judgements, found.table, found.alike(), never.alike()
-        if not evidence_lib.errs(*told, unknown):
+        if not evidence_lib.errs(*told, unknown, found.price - never.price):
             found = never
     return found.posterior()
 
@@ -182,6 +185,11 @@ class _Conclusion:
     belief: Belief
     column: np.ndarray
     links: Links
+
+    @property
+    def price(self) -> float:
+        """Logarithm of the chance that as many groups are new as answers have opened columns."""
+        return (len(self.belief.first) - self.start) * float(np.log(self.belief.news))
 
     def alike(self) -> np.ndarray:
         """[K] probability that the pair of each judgement is alike, judged without that very one.
@@ -253,7 +261,7 @@ def _conclude(
     geometry: Geometry, relations: Relations, judgements: Judgements, trust: Trust
 ) -> _Conclusion:
     """What follows from all judgements that say something if oracles err as `trust` says; rates
-    that it does not give are estimated from what is believed under those expected."""
+    that it does not give are estimated from beliefs under the last ones."""
     nodes, base = _nodes(geometry, relations, judgements)
     hard = trust.is_hard(judgements)
     everything, judgements = judgements, judgements.among(nodes)
@@ -287,10 +295,13 @@ def _conclude(
         )  # fmt: skip
 
     found = believe(evidence_lib.rates(judgements, trust))
-    if all(trust.of(oracle) is not None for oracle in judgements.oracles):
-        return found
-    alike = found.alike()  # from which a second estimate hardly differs
-    return believe(evidence_lib.rates(judgements, trust, alike), alike)
+    estimated = any(trust.of(oracle) is None for oracle in judgements.oracles)
+    for _ in range(_ESTIMATES if estimated else 0):
+        last, alike = found.table, found.alike()
+        found = believe(evidence_lib.rates(judgements, trust, alike), alike)
+        if np.abs(found.table - last).max() < _AS_EXPECTED:
+            break
+    return found
 
 
 def _share_that_holds(bearing: np.ndarray, joined: int, differ: bool) -> float:
