@@ -104,14 +104,19 @@ def believe(
         first: [C] the units that open the first columns.
         hard: whether answers are proof.
     """
-    opening = functools.partial(_opening, geometry, heard, unit, hard)
+    founding = functools.partial(_founding, geometry, heard, unit)
+
+    def opening(belief: Belief) -> np.ndarray:
+        more = founding(belief)
+        return more if hard or len(more) else _camps(belief, heard)
 
     def fitted(start: Belief) -> tuple[Belief, bool]:
         model, refuted = _likeliest(geometry.fields, start, heard, unit, hard)
         return _sweep(model, heard, unit, start.first, start.news), refuted
 
     def believed(model: Model) -> tuple[Belief, bool]:
-        growth = _Growth(functools.partial(_sweep, model, heard, unit), opening, unit, first)
+        sweep = functools.partial(_sweep, model, heard, unit)
+        growth = _Growth(sweep, founding, opening, unit, first)
         few, many = fitted(growth.few()), None if hard else growth.many()
         if many is None:
             return few
@@ -129,12 +134,14 @@ class _Growth:
 
     Args:
         sweep: (units that open columns, chance of a new group) -> what is believed with these.
-        opening: what is believed -> the units that open the next columns.
+        founding: what is believed -> units that open the next columns, of those that want to.
+        opening: the same, or else of those that have to be led.
         unit: [m] int, of each node.
         first: [C] the units that open the first columns.
     """
 
     sweep: Callable[[np.ndarray, float], Belief]
+    founding: Callable[[Belief], np.ndarray]
     opening: Callable[[Belief], np.ndarray]
     unit: np.ndarray
     first: np.ndarray
@@ -158,7 +165,7 @@ class _Growth:
         A class that is spread over the columns that there are wants none that all would join.
         """
         belief = self.sweep(self.first, _MANY)
-        while len(more := self.opening(belief)):
+        while len(more := self.founding(belief)):
             belief = self.sweep(np.append(belief.first, more), _MANY)
         if len(belief.first) == len(self.first):
             return None
@@ -210,15 +217,10 @@ def _log_probability(belief: Belief, heard: Evidence, start: int) -> float:
     return float(of_units.sum() - of_pairs + new)
 
 
-def _opening(
-    geometry: Geometry, heard: Evidence, unit: np.ndarray, hard: bool, belief: Belief
-) -> np.ndarray:
-    """The units that open the next columns: those that want one, as far as they are strangers of
-    each other; after these the centres of camps."""
+def _founding(geometry: Geometry, heard: Evidence, unit: np.ndarray, belief: Belief) -> np.ndarray:
+    """Of the units that want a group of their own those that open it, strangers of each other."""
     founders = np.flatnonzero(belief.share.argmax(axis=1) == len(belief.first))
-    if len(founders):
-        return _strangers(geometry, belief, heard, unit, founders)
-    return founders if hard else _camps(belief, heard)
+    return _strangers(geometry, belief, heard, unit, founders) if len(founders) else founders
 
 
 def _news(belief: Belief, unit: np.ndarray, news: float, new: float, old: float) -> float:
