@@ -26,10 +26,10 @@ _SURPRISE = 0.02  # share of probability that no geometry takes away
 _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample is asked about
 # chance of a new group that is tried first, and the highest there can be; the factor from which on
 # a higher one is looked into, steps of its estimate, and the nepers of likelihood it must bring
-_MANY_NEWS, _MOST_NEWS, _RISE, _STEPS, _EVIDENT = 0.25, 0.5, 1.25, 20, 2.0
-# chance of a new group under which columns are opened for many, and the nepers by which all answers
-# must be likelier with these than with few
-_MANY, _LIKELIER = 0.1, 1.0
+_TRIED_NEWS, _MOST_NEWS, _RISE, _STEPS, _EVIDENT = 0.25, 0.5, 1.25, 20, 2.0
+# chance of a new group under which columns are opened as if many were new, and the nepers by which
+# all answers must be likelier with these than with few
+_MANY_NEWS, _LIKELIER = 0.1, 1.0
 _SAME_NEW = 0.2  # chance that two samples of unseen groups are of the same one, if they are alike
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _STRANGE = 0.05  # similarity up to which two samples do not decide each other's group
@@ -154,7 +154,7 @@ class _Growth:
         """
         news = _NEW / self._heard_of
         if len(self.unit) > len(self.first):
-            belief = self.sweep(self.first, _MANY_NEWS)
+            belief = self.sweep(self.first, _TRIED_NEWS)
             higher = _news(belief, self.unit, news, _NEW, self._heard_of)
             news = higher if higher > _RISE * news else news
         return self._settle(self.first, news)
@@ -164,13 +164,13 @@ class _Growth:
 
         A class that is spread over the columns that there are wants none that all would join.
         """
-        belief = self.sweep(self.first, _MANY)
+        belief = self.sweep(self.first, _MANY_NEWS)
         while len(more := self.founding(belief)):
-            belief = self.sweep(np.append(belief.first, more), _MANY)
+            belief = self.sweep(np.append(belief.first, more), _MANY_NEWS)
         if len(belief.first) == len(self.first):
             return None
         grown = self._joined(belief)
-        news = _news(belief, self.unit, _MANY, _NEW + grown, self._heard_of)
+        news = _news(belief, self.unit, _MANY_NEWS, _NEW + grown, self._heard_of)
         return self._settle(belief.first, max(news, (_NEW + grown) / self._heard_of), grown)
 
     def _settle(self, columns: np.ndarray, news: float, grown: int = 0) -> Belief:
