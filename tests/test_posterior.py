@@ -342,6 +342,25 @@ def test_a_column_is_as_sure_as_it_is_rightly_joined():
     assert mine.any()
 
 
+@pytest.mark.parametrize("trust", [HARD, SOFT], ids=["hard", "soft"])
+@pytest.mark.parametrize("told", [ALIKE, NOT_ALIKE])
+@pytest.mark.parametrize("place", [0, 1], ids=["its own", "another"])
+def test_what_is_foretold_of_a_sample_is_what_was_believed_before_it_was_asked_about(
+    trust, told, place
+):
+    mates = np.setdiff1d(np.flatnonzero(LABELS[FAR.medoids[0]] == LABELS), FAR.medoids)
+    sample, idle, other = mates[0], mates[1], int(FAR.medoids[place])
+    rest = truth((i, j) for i, j in some_pairs(60) if not {i, j} & {sample, idle})
+    before = believe(*rest, trust=trust)
+    found = believe(*rest, say(sample, other, told), trust=trust)
+    sure, same = found.foretold(np.array([sample, idle]), np.array([other, other]))
+    assert np.isnan(sure[1])  # is no node
+    if (told, place) != (NOT_ALIKE, 0):  # the model itself, which is surprised by that
+        expected = before.sureness()[sample] / before.promise
+        assert sure[0] / found.promise == pytest.approx(expected, abs=0.01)
+    assert same[0] == (place == 0)
+
+
 @pytest.mark.parametrize(("trust", "needed"), [(HARD, 1), (SOFT, 2)])
 def test_a_group_may_be_a_piece_until_answers_keep_it_from_all_larger_ones(trust, needed):
     """However far apart they look."""

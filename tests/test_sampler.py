@@ -650,6 +650,38 @@ def test_audits_pool_and_calibrate():
     assert (again.judgements, sampler.spent) == (15, bought)
 
 
+@pytest.mark.parametrize(
+    ("error_rate", "odd", "most"), [(0.0, 0.15, 0.06), (None, 0.15, 0.06), (None, 0.3, 0.1)]
+)
+def test_what_an_audit_has_taught_is_not_taken_off_again(error_rate, odd, most):
+    """Where a share of labels is odd, at random, audits make the model itself less sure."""
+    gaps = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        looks = np.arange(400) % 6
+        z = rng.normal(size=(6, 16))[looks] + 0.4 * rng.normal(size=(400, 16))
+        labels = np.where(rng.random(400) < odd, rng.integers(0, 6, 400), looks)
+        sampler = Sampler(400, budget=100, seed=seed, error_rate=error_rate)
+        oracle = LabelOracle(labels)
+        sampler.ask(oracle, z, 60)
+        sampler.audit(oracle, z, 40)
+        found = sampler.partition(z)
+        gaps.append(found.probability.mean() - partition_accuracy(found.groups, labels))
+    assert np.abs(gaps).mean() < most  # 40 answers leave 0.05 and 0.07 open
+
+
+def test_a_state_without_the_pairs_of_audits_is_taken_up():
+    """As earlier versions saved it."""
+    sampler = Sampler(48, budget=40)
+    sampler.audit(Counting(), Z, 10)
+    state = json.loads(json.dumps(sampler.state_dict()))
+    state["audited"] = [entry[:3] for entry in state["audited"]]
+    copied = Sampler(48, budget=40)
+    copied.load_state_dict(state)
+    np.testing.assert_array_equal(copied.partition(Z).groups, sampler.partition(Z).groups)
+    assert copied.audit(Counting(), Z, 0) == sampler.audit(Counting(), Z, 0)
+
+
 @pytest.mark.slow
 def test_the_lower_bound_covers_the_truth_in_simulated_runs():
     covered = []

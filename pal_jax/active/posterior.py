@@ -47,7 +47,9 @@ class Posterior:
         error_low: (confidence) -> at least this; the same where the share is given, not estimated.
         hard: whether answers are proof: none can be wrong, or is taken to be.
         holds: [n] chance that what the embedding says of a sample holds, as far as answers about
-            others and itself have borne it out.
+            others and itself have borne it out; and `promise`, by those about others alone.
+        looks: () -> [m, C] probability of each column at each node, as if nothing had been said of
+            it.
     """
 
     nodes: np.ndarray
@@ -63,6 +65,8 @@ class Posterior:
     error_low: Callable[[float], float]
     hard: bool
     holds: np.ndarray
+    promise: float
+    looks: Callable[[], np.ndarray]
 
     @property
     def opener(self) -> np.ndarray:
@@ -89,6 +93,25 @@ class Posterior:
         """[n, K] what `sureness` would be if a sample's most probable cluster were this one."""
         one = np.eye(self.cluster.shape[1])[self.links.cluster]
         return np.minimum((self.column[:, :-1] * self._right()) @ one, 1.0) * self.holds[:, None]
+
+    def foretold(self, samples: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `sureness` would be if nothing had been said of a sample, to compare with answers.
+
+        Args:
+            samples: [K] int.
+            others: [K] int, samples that they were compared with.
+
+        Returns:
+            [K] that sureness, NaN where a sample is no node, so that nobody has learnt from what
+            was said of it; and [K] whether the other one is of the same, most probable cluster.
+        """
+        place = np.full(len(self.column), -1)
+        place[self.nodes] = np.arange(len(self.nodes))
+        at = place[samples]
+        looks, one = self.looks()[at], np.eye(self.cluster.shape[1])[self.links.cluster]
+        best, theirs = (looks @ one).argmax(axis=1), self.cluster[others].argmax(axis=1)
+        sure = ((looks * self._right()) @ one)[np.arange(len(at)), best] * self.promise
+        return np.where(at >= 0, np.minimum(sure, 1.0), np.nan), best == theirs
 
     def pieces(self) -> tuple[float, float]:
         """Share of samples in columns that are pieces of others and not joined to them: the
@@ -201,11 +224,8 @@ class _Conclusion:
         one = np.flatnonzero(at_unit[said.first] == at_unit[said.second])
         if self.hard and len(one):
             place = np.full(len(at_unit), -1)
+            looks = self._looks(np.full(len(self.nodes), belief.news))
             place[self.nodes] = np.arange(len(self.nodes))
-            field, news = belief.model.field, np.full(len(self.nodes), belief.news)
-            looks = belief.model.shares(
-                field.left_out(belief.labels), field.left_out_variance(), news
-            )[:, :-1]
             x, y = looks[place[said.first[one]]], looks[place[said.second[one]]]
             same = ((x @ _same_class(self.links)) * y).sum(axis=1)
             known = self.known[said.first[one]]
@@ -213,10 +233,28 @@ class _Conclusion:
             alike[one] = np.where(told, 1.0, np.clip(same, 0.0, 1.0))
         return alike
 
+    def looks(self) -> np.ndarray:
+        """[m, C] probability of each column at each node, as if nothing had been said of it: a
+        column that it opened, alone, would not be there."""
+        belief = self.belief
+        looks = self._looks(_news_at(belief, belief.model.field.left_out_variance()))
+        alone = np.bincount(self.unit)[self.unit] == 1
+        opened = (self.unit[:, None] == belief.first) & alone[:, None]
+        others = np.where(opened, 0.0, looks)
+        left = np.maximum(others.sum(axis=1, keepdims=True), TINY)
+        return others * (looks.sum(axis=1, keepdims=True) / left)
+
+    def _looks(self, news: np.ndarray) -> np.ndarray:
+        """The same where the chance of an unseen group is `news` [m]."""
+        model = self.belief.model
+        mean, variance = model.field.left_out(self.belief.labels), model.field.left_out_variance()
+        return model.shares(mean, variance, news)[:, :-1]
+
     def posterior(self) -> Posterior:
         """The part of it that others need."""
         table, judgements, trust = self.table, self.judgements, self.trust
         field = self.belief.model.field
+        holds, promise = self._holds()
         return Posterior(
             nodes=self.nodes,
             unit=self.unit,
@@ -232,11 +270,14 @@ class _Conclusion:
                 evidence_lib.least_error_of, table, judgements, trust, self.estimated_from
             ),
             hard=self.hard,
-            holds=self._holds(),
+            holds=holds,
+            promise=promise,
+            looks=self.looks,
         )
 
-    def _holds(self) -> np.ndarray:
-        """[n] chance that what the embedding says of each sample holds, given all answers.
+    def _holds(self) -> tuple[np.ndarray, float]:
+        """[n] chance that what the embedding says of each sample holds, given all answers, and
+        the share of all for which it does.
 
         It does for a share of the samples; any other may as well be of a group nobody has seen. A
         sample that opened a column is what it is, and so is one whose label is known.
@@ -254,7 +295,7 @@ class _Conclusion:
         for at in (self.at_unit, self.at_proven):
             holds[at >= 0] = of_unit[at[at >= 0]]
         holds[self.known >= 0] = 1.0
-        return holds
+        return holds, share
 
 
 def _conclude(
@@ -403,11 +444,16 @@ def _known_columns(
 def _spread(belief: Belief, nodes: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """[n, C + 1] probability of each column for all samples."""
     field = belief.model.field
-    variance = field.variance
-    news = np.clip(belief.news * variance / max(float(variance.mean()), TINY), 0.0, 0.5)
-    column = belief.model.shares(field.mean(belief.labels), variance, news)
+    news = _news_at(belief, field.variance)
+    column = belief.model.shares(field.mean(belief.labels), field.variance, news)
     column[nodes] = belief.share[unit]
     return column
+
+
+def _news_at(belief: Belief, variance: np.ndarray) -> np.ndarray:
+    """[N] chance of an unseen group at samples of a `variance` [N]: where less is known, more."""
+    mean = max(float(belief.model.field.variance.mean()), TINY)
+    return np.clip(belief.news * variance / mean, 0.0, 0.5)
 
 
 def _of_clusters(column: np.ndarray, cluster: np.ndarray) -> np.ndarray:

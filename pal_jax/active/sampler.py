@@ -14,7 +14,7 @@ from pal_jax.active.batches import Batch
 from pal_jax.active.evidence import OneSided, Trust, one_sided
 from pal_jax.active.geometry import Geometry, LastGeometry
 from pal_jax.active.journal import Journal
-from pal_jax.active.posterior import infer
+from pal_jax.active.posterior import Posterior, infer
 from pal_jax.active.questions import (
     Answer,
     Oracle,
@@ -248,9 +248,9 @@ class Sampler:
         while questions:
             known, told = len(self._answers), 0
             for answer in self._buy(oracle, questions, self.budget):
-                sample = answer.question.candidates[0]
+                pair = answer.question.candidates[0], answer.question.anchor
                 self._audited.append(
-                    Audited(float(sureness[sample]), answer.relations[0], self._audits)
+                    Audited(float(sureness[pair[0]]), answer.relations[0], self._audits, pair)
                 )
                 told += 1
             if len(self._answers) == known:  # the budget is spent
@@ -278,12 +278,37 @@ class Sampler:
         view = self._look_at(embeddings)
         posterior = infer(view.geometry, view.relations, self.trust)
         groups, sureness = view.believed(posterior)
+        audited = self._audits_found(view, posterior)
+        probability = stopping.calibrate(sureness, *audited, posterior.error)
+        return Partition(number_by_size(groups), probability, posterior.error)
+
+    def _audits_found(
+        self, view: Whole | Sketch, posterior: Posterior
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[K] how sure each audited sample was of its group, and [K] bool whether it was right.
+
+        How sure it would be now, had nothing been said of it: answers teach, and a model that has
+        come to expect no more than audits find must not be corrected once more. Where more was
+        said of it than this, or nobody learns from it, how sure it was before the answer. A "no"
+        to a group that is not believed in any more tells nothing of the one that is.
+        """
         audited = stopping.since_decline(self._audited)
         decided = [a for a in audited if a.relation is not Relation.UNKNOWN]
-        asked = np.array([a.sureness for a in decided])
-        alike = np.array([a.relation is Relation.ALIKE for a in decided])
-        probability = stopping.calibrate(sureness, asked, alike, posterior.error)
-        return Partition(number_by_size(groups), probability, posterior.error)
+        sure = np.array([a.sureness for a in decided])
+        alike = np.array([a.relation is Relation.ALIKE for a in decided], bool)
+        same = np.ones(len(decided), bool)  # as the group that is believed in
+        judgements = self._relations.judgements()
+        said = np.bincount(np.append(judgements.first, judgements.second), minlength=self.n)
+        once = np.flatnonzero([bool(a.pair) and said[a.pair[0]] == 1 for a in decided])
+        if len(once):
+            rows = view.rows(np.array([decided[i].pair for i in once]))
+            inside = (rows >= 0).all(axis=1)
+            now, still = posterior.foretold(rows[inside, 0], rows[inside, 1])
+            node = ~np.isnan(now)
+            once = once[inside][node]
+            sure[once], same[once] = now[node], still[node]
+        told = alike | same
+        return sure[told], (alike & same)[told]
 
     def contradictions(self, groups: np.ndarray) -> list[Contradiction]:
         """The answers that a partition, [n] int, does not follow, and those that stand against it.
@@ -418,7 +443,7 @@ class Sampler:
             "proposals": self._proposals,
             "believed": self._believed,
             "audits": self._audits,
-            "audited": [[a.sureness, a.relation.value, a.audit] for a in self._audited],
+            "audited": [[a.sureness, a.relation.value, a.audit, *a.pair] for a in self._audited],
         }
         if self._journal is None:
             state["log"] = [answer_to_dict(answer) for answer in self._answers]
@@ -455,7 +480,10 @@ class Sampler:
         self._proposals = state["proposals"]
         self.hold(state["believed"])
         self._audits = state["audits"]
-        self._audited = [Audited(sure, Relation(value), k) for sure, value, k in state["audited"]]
+        self._audited = [
+            Audited(sure, Relation(value), k, tuple(pair))
+            for sure, value, k, *pair in state["audited"]
+        ]
 
     def _restart(self) -> None:
         self._believed: Belief | None = None

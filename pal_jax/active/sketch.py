@@ -50,6 +50,10 @@ class Whole:
         """The sample ids of rows."""
         return rows
 
+    def rows(self, samples: np.ndarray) -> np.ndarray:
+        """The rows of samples, given by their ids; -1 where one is not looked at."""
+        return samples
+
     def questions(self, questions: Sequence[Question]) -> list[Question]:
         """About sample ids, given about rows."""
         return list(questions)
@@ -102,6 +106,10 @@ class Sketch:
     def ids(self, rows: np.ndarray) -> np.ndarray:
         """The sample ids of rows."""
         return self._ids[rows]
+
+    def rows(self, samples: np.ndarray) -> np.ndarray:
+        """The rows of samples, given by their ids; -1 where one is not in the sketch."""
+        return self._row_of[samples]
 
     def questions(self, questions: Sequence[Question]) -> list[Question]:
         """About sample ids, given about rows."""

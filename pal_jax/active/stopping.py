@@ -44,11 +44,13 @@ class Audited:
         sureness: probability, before the answer, that the sample was where it belongs.
         relation: what was answered.
         audit: number of the audit.
+        pair: that was asked about, the sample first; () where an earlier version did not say.
     """
 
     sureness: float
     relation: Relation
     audit: int
+    pair: tuple[int, ...] = ()
 
 
 def since_decline(audited: Sequence[Audited]) -> list[Audited]:
@@ -157,7 +159,7 @@ def confidence_of_look(number: int, confidence: float = 0.95) -> float:
 
 
 def calibrate(
-    probability: np.ndarray, asked: np.ndarray, alike: np.ndarray, error_rate: float
+    probability: np.ndarray, asked: np.ndarray, right: np.ndarray, error_rate: float
 ) -> np.ndarray:
     """[n] probabilities, moved to where random samples say that they should be.
 
@@ -166,8 +168,8 @@ def calibrate(
 
     Args:
         probability: [n] that each sample is where it belongs.
-        asked: [K] the same of the audited samples, as it was before they were asked about.
-        alike: [K] bool, what the answers were.
+        asked: [K] the same of the audited samples, as if they had not been asked about.
+        right: [K] bool, whether they were there by the answers.
         error_rate: how often these are wrong.
     """
     if not len(asked):
@@ -176,10 +178,10 @@ def calibrate(
     weights = start = np.array([0.0, 1.0])
     for _ in range(20):
         p = 1.0 / (1.0 + np.exp(-x @ weights))
-        said = error_rate + (1.0 - 2.0 * error_rate) * p  # probability of "alike"
+        said = error_rate + (1.0 - 2.0 * error_rate) * p  # probability that it is so
         slope = (1.0 - 2.0 * error_rate) * p * (1.0 - p)
         fisher = (x.T * (slope**2 / (said * (1.0 - said)))) @ x + np.diag(1.0 / _SPREAD**2)
-        gradient = x.T @ ((alike - said) * slope / (said * (1.0 - said)))
+        gradient = x.T @ ((right - said) * slope / (said * (1.0 - said)))
         gradient -= (weights - start) / _SPREAD**2
         weights = weights + np.clip(np.linalg.solve(fisher, gradient), -1.0, 1.0)
     moved = 1.0 / (1.0 + np.exp(-(weights[0] + max(weights[1], 0.0) * _logit(probability))))
