@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -677,6 +678,34 @@ def test_where_answers_refute_the_model_all_is_believed_anew(monkeypatch):
     belief = belief_lib.believe(NEAR, heard, units, units, False)
     assert used == [start, other]
     assert belief.model == last
+
+
+@pytest.mark.parametrize(
+    ("worths", "opened"),
+    [
+        ([0.0, -31.0, -32.0, 5.0], 3),
+        ([0.0, -31.0, -32.1, 5.0], None),
+        ([0.0, 9.0, -23.1, 50.0], None),
+    ],
+    ids=["no worse than that", "too much worse", "worse than the best so far"],
+)
+def test_columns_are_opened_as_long_as_answers_may_become_likelier(worths, opened):
+    nodes = np.append(NEAR.medoids, np.setdiff1d(np.arange(N), NEAR.medoids)[:6])
+    for field in NEAR.fields:
+        field.move_to(nodes.tolist())
+    unit, start = np.arange(len(nodes)), len(NEAR.medoids)
+    heard = Evidence(*np.zeros((2, 0), np.int64), *np.zeros((2, 0)))
+    model = belief_lib.Model(NEAR.fields[0], 2.5, 0.05)
+    growth = belief_lib._Growth(
+        sweep=functools.partial(belief_lib._sweep, model, heard, unit),
+        founding=lambda belief: unit[len(belief.first) : start + 3][:1],
+        opening=lambda belief: unit[:0],
+        worth=lambda belief: worths[len(belief.first) - start],
+        unit=unit,
+        first=unit[:start],
+    )
+    found = growth.many()
+    assert (None if found is None else len(found.first) - start) == opened
 
 
 def test_of_units_that_want_a_group_the_surest_strangers_open_one(monkeypatch):

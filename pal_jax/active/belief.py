@@ -27,9 +27,10 @@ _NEW, _OLD = 1.0, 20.0  # new and known groups imagined before the first sample 
 # chance of a new group that is tried first, and the highest there can be; the factor from which on
 # a higher one is looked into, steps of its estimate, and the nepers of likelihood it must bring
 _TRIED_NEWS, _MOST_NEWS, _RISE, _STEPS, _EVIDENT = 0.25, 0.5, 1.25, 20, 2.0
-# chance of a new group under which columns are opened as if many were new, and the nepers by which
-# all answers must be likelier with these than with few
-_MANY_NEWS, _LIKELIER = 0.1, 1.0
+# chance of a new group under which columns are opened as if many were new, the nepers by which all
+# answers must be likelier with these than with few, and those by which they may be less likely than
+# they were before some were opened
+_MANY_NEWS, _LIKELIER, _HOPELESS = 0.1, 1.0, 32.0
 _SAME_NEW = 0.2  # chance that two samples of unseen groups are of the same one, if they are alike
 _SWEEPS = 4  # of belief: what is said of a pair travels so many pairs far
 _STRANGE = 0.05  # similarity up to which two samples do not decide each other's group
@@ -114,15 +115,17 @@ def believe(
         model, refuted = _likeliest(geometry.fields, start, heard, unit, hard)
         return _sweep(model, heard, unit, start.first, start.news), refuted
 
+    def worth(belief: Belief) -> float:
+        return _log_probability(belief, heard, len(first))
+
     def believed(model: Model) -> tuple[Belief, bool]:
         sweep = functools.partial(_sweep, model, heard, unit)
-        growth = _Growth(sweep, founding, opening, unit, first)
+        growth = _Growth(sweep, founding, opening, worth, unit, first)
         few, many = fitted(growth.few()), None if hard else growth.many()
         if many is None:
             return few
         more = fitted(many)
-        worth = [_log_probability(belief, heard, len(first)) for belief, _ in (few, more)]
-        return more if worth[1] > worth[0] + _LIKELIER else few
+        return more if worth(more[0]) > worth(few[0]) + _LIKELIER else few
 
     belief, refuted = believed(Model(geometry.fields[0], _SHARP, _DOUBTED))
     return believed(belief.model)[0] if refuted else belief
@@ -136,6 +139,7 @@ class _Growth:
         sweep: (units that open columns, chance of a new group) -> what is believed with these.
         founding: what is believed -> units that open the next columns, of those that want to.
         opening: the same, or else of those that have to be led.
+        worth: what is believed -> logarithm of how probable that makes all answers.
         unit: [m] int, of each node.
         first: [C] the units that open the first columns.
     """
@@ -143,6 +147,7 @@ class _Growth:
     sweep: Callable[[np.ndarray, float], Belief]
     founding: Callable[[Belief], np.ndarray]
     opening: Callable[[Belief], np.ndarray]
+    worth: Callable[[Belief], float]
     unit: np.ndarray
     first: np.ndarray
 
@@ -160,13 +165,17 @@ class _Growth:
         return self._settle(self.first, news)
 
     def many(self) -> Belief | None:
-        """If many are; None where that opens no column.
+        """If many are; None where that opens no column, or explains answers worse and worse.
 
         A class that is spread over the columns that there are wants none that all would join.
         """
         belief = self.sweep(self.first, _MANY_NEWS)
+        best = self.worth(belief)
         while len(more := self.founding(belief)):
             belief = self.sweep(np.append(belief.first, more), _MANY_NEWS)
+            best = max(best, worth := self.worth(belief))
+            if worth < best - _HOPELESS:
+                return None
         if len(belief.first) == len(self.first):
             return None
         grown = self._joined(belief)
