@@ -14,12 +14,12 @@ the file has them.
 """
 
 import argparse
+import collections
 import contextlib
 import functools
 import inspect
 import itertools
 import json
-import math
 import statistics
 import sys
 import time
@@ -34,7 +34,7 @@ from benchmarks import datasets, floor
 from benchmarks.judge import Judge, SpentError, accuracy, checks_up_to, oracle_of
 from benchmarks.rivals import RIVALS, Setting, missing
 from pal_jax.active import strategies
-from pal_jax.active.questions import Answer, Oracle, Question
+from pal_jax.active.questions import Oracle, Question
 from pal_jax.active.sampler import Sampler
 
 VOTES = 3  # questions a pair, asked by rivals that have no other answer to wrong answers
@@ -76,18 +76,6 @@ def noise_name(flip: float, sticky: bool) -> str:
     return f"{100 * flip:g} % wrong{', sticky' if sticky else ''}" if flip else "clean"
 
 
-class Counting:
-    """An oracle that counts questions (a question with M candidates is one screen)."""
-
-    def __init__(self, oracle: Oracle):
-        self.oracle = oracle
-        self.questions = 0
-
-    def __call__(self, questions: Sequence[Question], /) -> list[Answer]:
-        self.questions += len(questions)
-        return list(self.oracle(questions))
-
-
 def engine_curve(
     x: np.ndarray,
     y: np.ndarray,
@@ -98,19 +86,21 @@ def engine_curve(
     at_once: int = 1,
     **settings: Any,
 ) -> Curve:
-    """Accuracy after so many questions; those asked `at_once` are all answered before a look."""
-    candidates = settings.get("candidates", 1)
-    budget = candidates * (checks[-1] + at_once)
+    """Accuracy after so many questions, each with M candidates one screen. `at_once` are proposed
+    before the first of them is answered; looks come while they are."""
+    budget = settings.get("candidates", 1) * (checks[-1] + at_once)
     sampler = Sampler(len(x), budget=budget, seed=seed, **settings)
-    counting = Counting(oracle)
-    answers, scores = [], []
+    proposed: collections.deque[Question] = collections.deque()
+    asked, answers, scores = 0, [], []
     for check in checks:
-        while counting.questions < check:
-            count = at_once * math.ceil((check - counting.questions) / at_once)
-            if not sampler.ask(counting, x, count, at_once=at_once):
+        while asked < check:
+            proposed = proposed or collections.deque(sampler.propose(x, at_once))
+            if not proposed:
                 break
-        if not answers or counting.questions > answers[-1]:
-            answers.append(counting.questions)
+            sampler.tell(oracle([proposed.popleft()]))
+            asked += 1
+        if not answers or asked > answers[-1]:
+            answers.append(asked)
             scores.append(accuracy(sampler.partition(x).groups, y))
         progress(check)
     return {"answers": answers, "accuracy": scores}
