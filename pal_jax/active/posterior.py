@@ -47,9 +47,10 @@ class Posterior:
         error_low: (confidence) -> at least this; the same where the share is given, not estimated.
         hard: whether answers are proof: none can be wrong, or is taken to be.
         holds: [n] chance that what the embedding says of a sample holds, as far as answers about
-            others and itself have borne it out; and `promise`, by those about others alone.
+            others and itself have borne it out.
+        promise: the same of any sample of which nothing is said.
         looks: () -> [m, C] probability of each column at each node, as if nothing had been said of
-            it.
+            it; to be called before the field moves on.
     """
 
     nodes: np.ndarray
