@@ -521,7 +521,7 @@ def test_what_one_answer_tells_of_others_is_taken_off_their_gain():
     )
     gains.take(0, [(True, 0)])
     # The first may be compared with its next column, which is worth something after a "no".
-    np.testing.assert_allclose(gains.points, [4.0 * (1 - 0.7 / 0.9), 1.5, 2.0])
+    np.testing.assert_allclose(gains.points, [4.0 * (1 - 0.7 / 0.9), 3.0 * 0.5**4, 2.0])
     np.testing.assert_array_equal(gains.home, [1, 0, 1])
     gains.take(1, [(True, 0)])
     assert gains.points[0] == 0.0

@@ -41,6 +41,9 @@ _COMMON = 0.03  # of twice the median chance to be wrong: below, it is one that 
 _TYPICAL = 24  # of a group's samples, at most those may speak for it
 _SCREEN, _LOOK = 2.0, 0.5  # seconds that a person needs for a question, and for each candidate
 _LOOKS = 6  # inferences for a batch, about: more take time and save no answers
+# power of what a sample leaves untold of another: a batch of much the same samples is answered with
+# one of them, and what the model takes for different may not be
+_APART = 4
 _ALMOST = 0.7  # of the score of the worst samples: so much is nearly as bad
 _HOPELESS = 1e-4  # chance below which two groups are not compared
 
@@ -199,7 +202,7 @@ class _Gains:
         for is_point, i in chosen:
             if is_point:
                 gain = self.points[i]
-                self.points = self.points * (1.0 - self.shared[i])
+                self.points = self.points * (1.0 - self.shared[i]) ** _APART
                 here = self.cluster == self.cluster[column]
                 yes = self.column[i, here].sum() / max(self.column[i].sum(), 1e-9)
                 self.column[i, here] = 0.0
