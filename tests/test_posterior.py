@@ -455,9 +455,8 @@ def test_how_probable_all_answers_are_is_exact_where_no_answer_hangs_on_another(
     assert belief_lib._log_probability(belief, heard, 1) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize(("flip", "seed", "least"), [(0.0, 0, 0.8), (0.05, 0, 0.9), (0.05, 1, 0.9)])
-def test_classes_that_share_a_community_are_found_and_not_lost_again(flip, seed, least):
-    """The more samples are spread over the columns there are, the better these seem to explain."""
+def thirty_classes(flip: float, seed: int) -> np.ndarray:
+    """Accuracy after 20, 40 .. 600 answers about 600 samples of 30 classes that overlap."""
     labels = np.arange(600) % 30
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(30, 64))[labels] + 1.4 * rng.normal(size=(600, 64))
@@ -466,9 +465,24 @@ def test_classes_that_share_a_community_are_found_and_not_lost_again(flip, seed,
     for _ in range(30):
         sampler.ask(oracle, z, 20, at_once=20)
         accuracies.append(accuracy(sampler.partition(z).groups, labels))
+    return np.array(accuracies)
+
+
+@pytest.mark.parametrize(("flip", "least"), [(0.0, 0.8), (0.05, 0.9)])
+def test_classes_that_share_a_community_are_found_and_not_lost_again(flip, least):
+    """The more samples are spread over the columns there are, the better these seem to explain."""
+    accuracies = thirty_classes(flip, 0)
     assert accuracies[0] < 0.75  # of 22 communities
     assert np.median(accuracies[15:]) > 0.95
     assert min(accuracies[15:]) > least
+
+
+def test_classes_are_seldom_lost_again_where_answers_may_be_wrong():
+    """Single looks do lose one, which one is chance: over seeds. With few groups tried alone 0.90
+    and 0.40."""
+    looks = np.stack([thirty_classes(0.05, seed)[14:] for seed in range(8)])
+    assert looks[:, 1:].mean() > 0.915
+    assert np.maximum(looks[:, :-1] - looks[:, 1:], 0.0).sum(axis=1).mean() < 0.35
 
 
 def test_the_share_of_unseen_groups_is_the_likeliest_one():
